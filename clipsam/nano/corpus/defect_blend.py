@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from scipy import ndimage
 
-from clipsam.nano.corpus.defect_shapes import Bools, Floats, Patch, Rng
+from clipsam.nano.corpus.defect_shapes import Bools, Floats, Patch, Rng, strongest
 
 if TYPE_CHECKING:
     from clipsam.nano.corpus.part import Part
@@ -26,20 +26,30 @@ def outline(part: Part, patch: Patch, local: Floats, support: Bools, *, fill: bo
 
     None where fewer than 3 pixels changed visibly.
     """
-    before = part.image[patch.window]
-    local = np.clip(local, 0, 1).astype(np.float32)
-    change = np.abs(local - before).max(axis=2)
-    seen = ndimage.maximum_filter(change, size=3) > VISIBLE
-    mask = ndimage.binary_closing(seen & support, np.ones((3, 3), bool)) | (seen & support)
+    local = np.clip(local, 0, 1).astype(np.float32, copy=False)
+    change = strongest(np.abs(local - part.image[patch.window]))
+    here = _bounds(support)
+    if here is None:
+        return None
+    seen = (ndimage.maximum_filter(change[here], size=3) > VISIBLE) & support[here]
+    found = ndimage.binary_closing(seen, np.ones((3, 3), bool)) | seen
     if fill:
-        mask = ndimage.binary_fill_holes(mask)
-    if int((mask & (change > VISIBLE)).sum()) < 3:
+        found = ndimage.binary_fill_holes(found)
+    if int((found & (change[here] > VISIBLE)).sum()) < 3:
         return None
     image = part.image.copy()
     image[patch.window] = local
-    whole = np.zeros(part.solid.shape, bool)
-    whole[patch.window] = mask
-    return image, whole
+    mask = np.zeros(part.solid.shape, bool)
+    mask[patch.window][here] = found
+    return image, mask
+
+
+def _bounds(support: Bools) -> tuple[slice, slice] | None:
+    """The window that holds all of `support` and a pixel more, or None where it is empty."""
+    ys, xs = np.flatnonzero(support.any(axis=1)), np.flatnonzero(support.any(axis=0))
+    if ys.size == 0:
+        return None
+    return slice(max(0, ys[0] - 1), ys[-1] + 2), slice(max(0, xs[0] - 1), xs[-1] + 2)
 
 
 def blend(below: Floats, above: Floats, cover: Floats) -> Floats:

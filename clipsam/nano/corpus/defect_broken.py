@@ -29,6 +29,7 @@ from clipsam.nano.corpus.defect_shapes import (
     patch_at,
     shading,
     soft,
+    strongest,
     wiggle,
 )
 
@@ -98,7 +99,7 @@ def in_two(rng: Rng, part: Part, size: float) -> Change | None:
     image = image * (1 - rng.uniform(0.1, 0.5) * blur(opened.astype(np.float32), 0.8) * opened)[..., None]
     image = np.clip(image, 0, 1).astype(np.float32)
     opened = ndimage.binary_opening(opened) | (opened & (gap < 3))
-    contrast = np.abs(ground - part.image).max(axis=2)[opened]
+    contrast = strongest(np.abs(ground - part.image))[opened]
     if opened.sum() < 6 or contrast.mean() < 0.05:
         return None
     return image, opened
