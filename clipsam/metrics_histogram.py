@@ -1,0 +1,188 @@
+"""AdaptiveHistogram: exact integer counts of scores in bins that are as fine as a fixed memory allows.
+
+Input: flat float32 scores in [0, 1] and per-score integer weights. Output: the non-empty bins, highest
+score first. Knows nothing of masks, regions or curves; `metrics.py` feeds it and `metrics_curves.py` reads
+it.
+
+A score becomes a 32-bit integer key whose order is the order of the scores: the bits of the float below
+one half, and the mirrored bits of 1 - score above it. So tiny values and values close to 1 keep their
+order, however peaked or saturated the maps are. Bins are runs of 2**level neighbouring keys, kept in pages
+of 128 bins that exist only where scores fall. The level is the smallest at which all touched pages fit
+the budget: a function of the set of scores alone, hence the same whatever the order of updates and merges.
+Level 0 is exact: one bin per distinct float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Scores are scaled by 2**64, which makes subnormal floats normal. Zero gets the key 0, the smallest float32
+# above it (2**-149, scaled 2**-85) the key 2**23, so that zero never shares a bin.
+_SCALE = np.float32(2.0**64)
+_OFFSET = (127 - 86) << 23  # the bits of 2**-86
+HALF_KEY = (127 + 63 << 23) - _OFFSET  # 0.5, scaled 2**63
+TOP_KEY = 2 * HALF_KEY  # 1.0
+PAGE_BITS = 7
+PAGE = 1 << PAGE_BITS
+MAX_PAGES = 4096  # 4,096 pages x 128 bins x 3 counts x 8 bytes = 12.6 MB
+
+Ints = NDArray[np.int64]
+
+
+class Bins(NamedTuple):
+    """Non-empty bins, highest score first. `lower` is the smallest score a bin can hold; `single` says
+    that it can hold no other (its scores are true ties); counts are int64 [n]."""
+
+    lower: NDArray[np.float64]
+    single: NDArray[np.bool_]
+    negatives: Ints
+    positives: Ints
+    weights: Ints
+
+
+def score_keys(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Order-preserving integer keys in [0, TOP_KEY] of float32 scores in [0, 1], same shape."""
+    distance = np.subtract(np.float32(1), scores)
+    np.minimum(distance, scores, out=distance)
+    np.multiply(distance, _SCALE, out=distance)
+    bits = distance.view(np.int32)
+    np.subtract(bits, _OFFSET, out=bits)
+    np.maximum(bits, 0, out=bits)  # 0.0, and -0.0 with it
+    upper = np.subtract(np.float32(0.5), scores).view(np.int32)
+    np.right_shift(upper, 31, out=upper)  # all bits set where the score is above one half, else none
+    # TOP_KEY - key where upper, without a branch: -x is ~x + 1.
+    keys, chosen = bits.view(np.uint32), upper.view(np.uint32)
+    np.bitwise_xor(keys, chosen, out=keys)
+    np.bitwise_and(chosen, np.uint32(TOP_KEY + 1), out=chosen)
+    np.add(keys, chosen, out=keys)
+    return keys
+
+
+def key_scores(keys: Ints) -> NDArray[np.float64]:
+    """The scores of keys (the inverse of `score_keys`), float64 so that 1 - tiny stays exact."""
+    folded = np.minimum(keys, TOP_KEY - keys)
+    bits = np.where(folded > 0, folded + _OFFSET, 0).astype(np.int32)
+    distance = bits.view(np.float32).astype(np.float64) / float(_SCALE)
+    return np.where(keys > HALF_KEY, 1.0 - distance, distance)
+
+
+class AdaptiveHistogram:
+    """Three integer counts per bin: all scores, those of positives, and the weights of positives."""
+
+    def __init__(self) -> None:
+        self.level = 0
+        # Page numbers in order of arrival. The counts of pages[i] are in slot i + 1; slot 0 is never
+        # filled, so that a zero in `_slots` says "no such page yet".
+        self._pages: Ints = np.empty(0, np.int64)
+        self._slots = self._empty_slots()
+        self._counts: Ints = np.zeros((3, PAGE), np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_slots"}  # large, mostly zeros
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._slots = self._empty_slots()
+        self._slots[self._pages] = np.arange(1, self._pages.size + 1)
+
+    def add(
+        self,
+        scores: NDArray[np.float32],
+        positive: NDArray[np.intp],
+        weights: Ints,
+    ) -> None:
+        """Count float32 `scores` [n] in [0, 1]; `positive` [m] are indices of them, `weights` theirs."""
+        bins = self._locate(score_keys(scores))
+        everything, positives, weighted = self._counts
+        np.add.at(everything, bins, 1)
+        if positive.size:
+            chosen = bins[positive]
+            np.add.at(positives, chosen, 1)
+            np.add.at(weighted, chosen, weights)
+
+    def merge(self, other: AdaptiveHistogram) -> None:
+        """Add the counts of `other`, which stays as it is."""
+        for pages, level in ((other._pages, other.level), (self._pages, self.level)):
+            self._make_room(pages, level)
+        self._pour(other._pages, other._counts, other.level)
+
+    def bins(self) -> Bins:
+        """The non-empty bins, highest score first."""
+        order = np.argsort(self._pages)[::-1]
+        counts = self._counts.reshape(3, -1, PAGE)[:, order + 1, ::-1].reshape(3, -1)
+        used = np.flatnonzero(counts[0])
+        everything, positives, weights = counts[:, used]
+        place = PAGE - 1 - (used & (PAGE - 1))
+        first = ((self._pages[order[used >> PAGE_BITS]] << PAGE_BITS) + place) << self.level
+        single = _holds_one_score(first, self.level)
+        return Bins(_round_up(key_scores(first)), single, everything - positives, positives, weights)
+
+    def _empty_slots(self) -> NDArray[np.int32]:
+        return np.zeros((TOP_KEY >> (PAGE_BITS + self.level)) + 1, np.int32)
+
+    def _locate(self, keys: NDArray[np.uint32]) -> NDArray[np.intp]:
+        """Indices into the counts, one per key; makes the pages that are missing."""
+        slots = self._slots.take(keys >> (PAGE_BITS + self.level))
+        if slots.min(initial=1) == 0:
+            missing = np.sort(keys[slots == 0])  # sorting keys is faster than np.unique of pages
+            pages = missing.astype(np.int64) >> (PAGE_BITS + self.level)
+            self._make_room(pages[np.append(True, np.diff(pages) > 0)], self.level)
+            slots = self._slots.take(keys >> (PAGE_BITS + self.level))
+        bins = slots.astype(np.intp)
+        np.left_shift(bins, PAGE_BITS, out=bins)
+        np.right_shift(keys, self.level, out=keys)
+        np.bitwise_and(keys, PAGE - 1, out=keys)
+        np.bitwise_or(bins, keys, out=bins)
+        return bins
+
+    def _make_room(self, pages: Ints, level: int) -> None:
+        """Make the `pages` of `level` exist, at the finest level at which all pages fit the budget."""
+        target = max(level, self.level)
+        wanted = np.union1d(self._pages >> (target - self.level), pages >> (target - level))
+        while wanted.size > MAX_PAGES:
+            target += 1
+            wanted = np.unique(wanted >> 1)
+        if target > self.level:
+            self._coarsen(target, wanted)
+        else:
+            self._append(np.setdiff1d(wanted, self._pages, assume_unique=True))
+
+    def _append(self, pages: Ints) -> None:
+        self._slots[pages] = np.arange(pages.size, dtype=np.int32) + self._pages.size + 1
+        self._pages = np.concatenate([self._pages, pages])
+        needed, present = (self._pages.size + 1) * PAGE, self._counts.shape[1]
+        if needed > present:
+            room = np.zeros((3, min(2 * needed, (MAX_PAGES + 1) * PAGE) - present), np.int64)
+            self._counts = np.concatenate([self._counts, room], axis=1)
+
+    def _coarsen(self, level: int, wanted: Ints) -> None:
+        pages, counts, old_level = self._pages, self._counts, self.level
+        self.level = level
+        self._pages, self._slots = np.empty(0, np.int64), self._empty_slots()
+        self._counts = np.zeros((3, PAGE), np.int64)
+        self._append(wanted)
+        self._pour(pages, counts, old_level)
+
+    def _pour(self, pages: Ints, counts: Ints, level: int) -> None:
+        """Add counts of a level that is at most this one's; their pages must exist here."""
+        source = ((pages[:, None] << PAGE_BITS) + np.arange(PAGE)).ravel() >> (self.level - level)
+        bins = (self._slots[source >> PAGE_BITS].astype(np.int64) << PAGE_BITS) | (source & (PAGE - 1))
+        for mine, theirs in zip(self._counts, counts, strict=True):
+            np.add.at(mine, bins, theirs[PAGE : PAGE + bins.size])
+
+
+def _holds_one_score(first: Ints, level: int) -> NDArray[np.bool_]:
+    """Whether at most one float32 score falls into the bin that starts at each key."""
+    # Scores above one half are multiples of 2**-24, far sparser than the keys close to 1.
+    last = np.minimum(first + (1 << level) - 1, TOP_KEY)
+    steps = np.ceil(key_scores(first) * 2**24), np.floor(key_scores(last) * 2**24)
+    return np.where(first > HALF_KEY, steps[1] <= steps[0], (first == 0) | (level == 0))
+
+
+def _round_up(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smallest float32 not below each value: comparing a float32 map with it rounds nothing across."""
+    rounded = values.astype(np.float32)
+    return np.where(rounded >= values, rounded, np.nextafter(rounded, np.float32(2))).astype(np.float64)

@@ -1,0 +1,205 @@
+"""Time and memory of PixelMetrics against the usual ways to the same figures.
+
+    python eval/bench_metrics.py                     # medians of a few runs, about two minutes on two cores
+    python eval/bench_metrics.py --out bench.json
+
+Rows: PixelMetrics; exact-sort PRO plus scikit-learn's `roc_auc_score`; the pasted 200-threshold loop (on
+fewer maps, scaled up, and marked so); torchmetrics and anomalib's AUPRO where they can be imported (each
+fits an environment of its own). Then 1,725 maps of 1024x1024 are streamed in a fresh process and its peak
+memory is printed. Knows nothing of models or of real photos: the maps are smooth noise with planted defects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from clipsam.metrics import PixelMetrics, pasted_threshold_loop_pro
+
+Maps = list[NDArray[np.float32]]
+Masks = list[NDArray[np.bool_]]
+
+
+def synthetic(count: int, size: int, seed: int = 0) -> tuple[Maps, Masks]:
+    """`count` maps of `size` squared in [0, 1]; every second one has one to three rectangular defects."""
+    rng = np.random.default_rng(seed)
+    maps, masks = [], []
+    for index in range(count):
+        mask = np.zeros((size, size), bool)
+        for _ in range(index % 2 * int(rng.integers(1, 4))):
+            y, x = rng.integers(0, size * 7 // 8, 2)
+            h, w = rng.integers(size // 64, size // 8, 2)
+            mask[y : y + h, x : x + w] = True
+        noise = ndimage.gaussian_filter(rng.normal(size=mask.shape), 4) * 8
+        logits = 2 * (noise + 1.5 * ndimage.gaussian_filter(mask.astype(np.float64), 3) - 2)
+        maps.append((1 / (1 + np.exp(-logits))).astype(np.float32))
+        masks.append(mask)
+    return maps, masks
+
+
+def with_pixel_metrics(maps: Maps, masks: Masks) -> dict[str, float]:
+    metrics = PixelMetrics()
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        metrics.update(anomaly_map, mask)
+    figures = metrics.compute()
+    return {name: figures[name] for name in ("pro", "pixel_auroc", "pixel_ap", "pixel_f1_max")}
+
+
+def with_sort_and_sklearn(maps: Maps, masks: Masks) -> dict[str, float]:
+    """PRO by one global sort (weights 1/area, ties merged, interpolated at 0.3) and AUROC by scikit-learn."""
+    from sklearn.metrics import roc_auc_score
+
+    scores, labels = np.concatenate([m.ravel() for m in maps]), np.concatenate([m.ravel() for m in masks])
+    weights = []
+    for mask in masks:
+        regions, _ = ndimage.label(mask, np.ones((3, 3)))
+        areas = np.bincount(regions.ravel()).astype(np.float64)
+        areas[0] = np.inf
+        weights.append((1 / areas)[regions].ravel())
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), scores.size - 1)
+    fpr = np.append(0, np.cumsum(~labels[order])[ends] / (~labels).sum())
+    overlap = np.cumsum(np.concatenate(weights)[order])[ends]
+    overlap = np.append(0, overlap / overlap[-1])
+    inside = fpr <= 0.3
+    at_limit = np.interp(0.3, fpr, overlap)
+    pro = np.trapezoid(np.append(overlap[inside], at_limit), np.append(fpr[inside], 0.3)) / 0.3
+    return {"pro": float(pro), "pixel_auroc": float(roc_auc_score(labels, scores))}
+
+
+def with_pasted_loop(maps: Maps, masks: Masks) -> dict[str, float]:
+    return {"pro": pasted_threshold_loop_pro(maps, masks)}
+
+
+def with_torchmetrics(maps: Maps, masks: Masks) -> dict[str, float]:
+    import torch
+    from torchmetrics.classification import (  # type: ignore[import-not-found]
+        BinaryAUROC,
+        BinaryAveragePrecision,
+    )
+
+    auroc, precision = BinaryAUROC(), BinaryAveragePrecision()
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        scores, labels = torch.from_numpy(anomaly_map.ravel()), torch.from_numpy(mask.ravel()).long()
+        auroc.update(scores, labels)
+        precision.update(scores, labels)
+    return {"pixel_auroc": float(auroc.compute()), "pixel_ap": float(precision.compute())}
+
+
+def with_anomalib(maps: Maps, masks: Masks) -> dict[str, float]:
+    import torch
+    from anomalib.metrics.aupro import _AUPRO  # type: ignore[import-not-found]
+
+    metric = _AUPRO(fpr_limit=0.3)
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        metric.update(torch.from_numpy(anomaly_map)[None], torch.from_numpy(mask)[None].int())
+    return {"pro": float(metric.compute())}
+
+
+def measure(
+    run: Callable[[Maps, Masks], dict[str, float]], maps: Maps, masks: Masks, repeats: int
+) -> tuple[float, dict[str, float]]:
+    """Median seconds over `repeats` runs, and the figures."""
+    seconds, figures = [], {}
+    for _ in range(repeats):
+        start = time.perf_counter()
+        figures = run(maps, masks)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), figures
+
+
+def stream(count: int, size: int) -> dict[str, float]:
+    """Stream `count` maps through one PixelMetrics; eight distinct maps, shifted, so that making them
+    costs little."""
+    maps, masks = synthetic(8, size)
+    metrics, spent = PixelMetrics(), 0.0
+    for index in range(count):
+        anomaly_map = np.roll(maps[index % 8], index, axis=0)
+        mask = np.roll(masks[index % 8], index, axis=0)
+        start = time.perf_counter()
+        metrics.update(anomaly_map, mask)
+        spent += time.perf_counter() - start
+    start = time.perf_counter()
+    figures = metrics.compute()
+    spent += time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"maps": count, "seconds": spent, "peak_mb": peak, "pro": figures["pro"]}
+
+
+def rows(count: int, size: int, repeats: int) -> list[dict[str, Any]]:
+    maps, masks = synthetic(count, size)
+    few = max(2, count // 10)
+    plan: list[tuple[str, Callable[[Maps, Masks], dict[str, float]], int, int]] = [
+        ("PixelMetrics (all figures)", with_pixel_metrics, count, 2 * repeats + 1),
+        ("exact sort PRO + sklearn roc_auc_score", with_sort_and_sklearn, count, repeats),
+        ("pasted 200-threshold loop", with_pasted_loop, few, 1),
+        ("torchmetrics AUROC + AP", with_torchmetrics, count, repeats),
+        ("anomalib AUPRO", with_anomalib, count, repeats),
+    ]
+    table: list[dict[str, Any]] = []
+    for name, run, used, times in plan:
+        try:
+            seconds, figures = measure(run, maps[:used], masks[:used], times)
+        except ImportError as missing:
+            table.append({"what": name, "skipped": f"{missing}"})
+            continue
+        scale = count / used
+        table.append({"what": name, "seconds": seconds * scale, "runs": times, "maps_run": used, **figures})
+    return table
+
+
+def streamed_apart(count: int) -> dict[str, float]:
+    """`stream` in a process of its own. Run it before anything large is allocated here: a child inherits the
+    peak of its parent."""
+    command = [sys.executable, __file__, "--only-stream", "--stream", str(count)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def line(row: dict[str, Any], maps: int, ours: float) -> str:
+    if "skipped" in row:
+        return f"  {row['what']:42s} skipped: {row['skipped']}"
+    note = "" if row["maps_run"] == maps else f"  (run on {row['maps_run']} maps, scaled)"
+    shown = "  ".join(f"{k} {row[k]:.6f}" for k in ("pro", "pixel_auroc", "pixel_ap") if k in row)
+    return f"  {row['what']:42s} {row['seconds']:8.2f} s  {row['seconds'] / ours:7.1f}x  {shown}{note}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--maps", type=int, default=100)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--stream", type=int, default=1725, help="maps of 1024x1024 to stream; 0 skips")
+    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
+    parser.add_argument("--only-stream", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only_stream:
+        print(json.dumps(stream(options.stream, 1024)))
+        return
+    result: dict[str, Any] = {"maps": options.maps, "size": options.size}
+    if options.stream:
+        result["stream"] = streamed_apart(options.stream)
+        shown = "streamed {maps} maps of 1024x1024: {seconds:.1f} s, peak {peak_mb:.0f} MB, pro {pro:.6f}"
+        print(shown.format(**result["stream"]))
+    result["rows"] = rows(options.maps, options.size, options.repeats)
+    print(f"{options.maps} maps of {options.size}x{options.size}, medians, {platform.machine()}")
+    for row in result["rows"]:
+        print(line(row, options.maps, result["rows"][0]["seconds"]))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
