@@ -46,7 +46,7 @@ def bite(rng: Rng, part: Part, size: float) -> Change | None:
     patch = patch_at(part.solid.shape, *spot, size + 4)
     field = blob(rng, patch, size / 2.1, roughness=rng.uniform(0.4, 1.2), stretch=loguniform(rng, 1, 3))
     if size > 10:
-        field = field + 0.05 * size * noise(rng, patch.shape, max(1.5, size / 9), 2)
+        field = field + 0.03 * size * noise(rng, patch.shape, max(1.5, size / 9), 2)
     solid = part.solid[patch.window]
     gone = soft(field, 0.9) * solid
     before = part.image[patch.window]
@@ -72,7 +72,7 @@ def in_two(rng: Rng, part: Part, size: float) -> Change | None:
     reach = float(np.sqrt(part.solid.sum()))
     along = (patch.xx - cx) * np.cos(angle) + (patch.yy - cy) * np.sin(angle)
     across = (patch.yy - cy) * np.cos(angle) - (patch.xx - cx) * np.sin(angle)
-    bend = wiggle(rng, 257, rng.uniform(0.5, 1)) * reach * rng.uniform(0.03, 0.12)
+    bend = wiggle(rng, 257, rng.uniform(0.3, 0.8)) * reach * rng.uniform(0.03, 0.12)
     index = np.clip((along / reach * 0.5 + 0.5) * 256, 0, 256)
     side = across - np.interp(index, np.arange(257), bend).astype(np.float32)
     gap = max(1.0, loguniform(rng, 0.015, 0.14) * reach)
@@ -92,7 +92,9 @@ def in_two(rng: Rng, part: Part, size: float) -> Change | None:
         image = np.where(moved[..., None], part.image[iy, ix], image)
         filled |= moved
     opened = ~filled & (np.abs(side) < 0.75 * gap + 0.03 * reach) & _between(part.solid, filled)
+    rim = (filled ^ ndimage.binary_erosion(filled)) & (part.solid != filled)
     image = np.where((part.solid | filled)[..., None], image, part.image)
+    image = np.where(ndimage.binary_dilation(rim)[..., None], blur(image, 0.6), image)  # soft as any outline
     if rng.random() < 0.6:
         image = _crumbs(rng, part, image, opened, reach)
     # The gap lies in the shade of its walls.
@@ -133,7 +135,7 @@ def facets(rng: Rng, patch: Patch, before: Floats, size: float, gloss: float) ->
     seeds = rng.uniform(0, 1, size=(count, 2)) * span
     stretch = rng.uniform(1, 2.5)
     yy, xx = np.arange(span[0], dtype=np.float32)[:, None], np.arange(span[1], dtype=np.float32)[None, :]
-    wobble = noise(rng, (int(span[0]), int(span[1])), max(2.0, size / 8), 2) * size / 16
+    wobble = noise(rng, (int(span[0]), int(span[1])), max(2.0, size / 8), 2) * size / 45
     nearest = np.full(patch.shape, np.inf, np.float32)
     cell = np.zeros(patch.shape, np.int64)
     for k, (y, x) in enumerate(seeds):
@@ -240,7 +242,7 @@ def spall(rng: Rng, part: Part, size: float) -> Change | None:
 def broken(rng: Rng, part: Part, size: float) -> Change | None:
     """Any of bite, split, shatter or spall, as the part allows."""
     ways = [bite, in_two, shards, spall] if not part.solid.all() else [shards, spall]
-    shares = np.array([0.3, 0.15, 0.35, 0.2] if len(ways) == 4 else [0.4, 0.6])
+    shares = np.array([0.28, 0.15, 0.42, 0.15] if len(ways) == 4 else [0.4, 0.6])
     for way in rng.choice(len(ways), size=len(ways), replace=False, p=shares):
         change = ways[int(way)](rng, part, size)
         if change is not None:

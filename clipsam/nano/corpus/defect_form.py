@@ -110,6 +110,8 @@ def deformation(rng: Rng, part: Part, size: float) -> Change | None:
     spot = border or inside(rng, part)
     if spot is None:
         return None
+    if border is None and rng.random() < 0.6:
+        return None  # within a face only coarse structure shows the bend, so most tries would be unseen
     size = max(size, 16.0)
     patch = patch_at(part.solid.shape, *spot, 0.75 * size)
     field = np.clip(1 - np.hypot(patch.yy, patch.xx) / (0.72 * size), 0, 1)
@@ -135,7 +137,9 @@ def deformation(rng: Rng, part: Part, size: float) -> Change | None:
     after = np.stack(
         [ndimage.map_coordinates(part.image[..., c], at, order=1, mode="nearest") for c in range(3)], axis=2
     )
-    bent = shading(part, blur(pull * amount * rng.choice([-0.5, 0.5]), 1)) * rng.uniform(0, 0.6)
+    bent = shading(part, blur(pull * amount * rng.choice([-0.5, 0.5]), 1)) * rng.uniform(
+        0 if border else 0.4, 0.8
+    )
     after = after * (1 + bent * part.solid[patch.window])[..., None]
     # What moves within an even texture looks the same as before: only moved structure is a visible change.
     before = part.image[patch.window]

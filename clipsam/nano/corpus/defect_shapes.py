@@ -166,7 +166,7 @@ def blob(
         wavy += np.float32(roughness * rng.normal(0, 0.8) / wave) * np.cos(wave * turns + rng.uniform(0, 6.3))
     rim = wavy[((np.arctan2(across, along) + np.float32(np.pi)) * np.float32(720 / 6.2832)).astype(np.int32)]
     if radius > 6 and roughness > 0.05:
-        rim += np.float32(0.12 * roughness) * noise(rng, patch.shape, max(2.0, radius / 5), 2)
+        rim += np.float32(0.07 * roughness) * noise(rng, patch.shape, max(2.0, radius / 5), 2)
     return cast(Floats, (radius * np.maximum(rim, 0.15) - distance).astype(np.float32))
 
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+from scipy import ndimage
+
 from clipsam.nano.corpus import defect_broken, defect_form, defect_lines, defect_spots
 from clipsam.nano.corpus.defect_blend import Change
 from clipsam.nano.corpus.defect_shapes import Rng, loguniform
@@ -22,7 +25,7 @@ Defect = Callable[[Rng, "Part", float], Change | None]
 
 def _crack(rng: Rng, part: Part, size: float) -> Change | None:
     """A crack line; now and then it goes through the whole part and opens."""
-    opened = defect_broken.in_two(rng, part, size) if rng.random() < 0.12 else None
+    opened = defect_broken.in_two(rng, part, size) if rng.random() < 0.2 else None
     return opened or defect_lines.crack(rng, part, size)
 
 
@@ -76,6 +79,9 @@ MOVING: tuple[str, ...] = (
 SHARES: dict[str, float] = {"broken": 1.8, "crack": 1.5, "contamination": 1.5, "scratch": 1.2, "wrinkle": 0.8}
 """How much more often (or less) than the others a type is drawn; 1 where it is not named."""
 
+JUST_SEEN = 0.9
+"""Changes less conspicuous than this are not kept: nobody could be asked to find them."""
+
 LARGE: tuple[str, ...] = ("broken", "discolouration", "deformation", "uneven surface", "wrinkle", "wear")
 LONG: tuple[str, ...] = ("scratch", "crack", "thread", "cut")
 
@@ -83,7 +89,7 @@ LONG: tuple[str, ...] = ("scratch", "crack", "thread", "cut")
 def draw_size(rng: Rng, defect: str, shorter: int) -> float:
     """A size in px for a defect of this type on a picture whose shorter side is `shorter` px; log-uniform."""
     if defect in LARGE:
-        return loguniform(rng, 0.08 * shorter, 0.55 * shorter)
+        return loguniform(rng, 0.1 * shorter, 0.6 * shorter)
     if defect in LONG:
         return loguniform(rng, 0.06 * shorter, 0.6 * shorter)
     return loguniform(rng, max(3.0, 0.014 * shorter), 0.42 * shorter)
@@ -98,6 +104,19 @@ def apply(rng: Rng, part: Part, defect: str, *, tries: int = 3) -> Change | None
     draw = DEFECTS[defect]
     for _ in range(tries):
         change = draw(rng, part, draw_size(rng, defect, min(part.solid.shape)))
-        if change is not None:
+        if change is not None and conspicuity(part, change) > JUST_SEEN:
             return change
     return None
+
+
+def conspicuity(part: Part, change: Change) -> float:
+    """How well a person sees the change: its root mean square over the mask, in units of the texture around it
+    and of a camera's noise; small defects must be stronger.
+    """
+    image, mask = change
+    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    window = slice(max(0, ys[0] - 4), ys[-1] + 5), slice(max(0, xs[0] - 4), xs[-1] + 5)
+    before, inside = part.image[window].mean(axis=2), mask[window]
+    strength = np.sqrt(np.square(image[window] - part.image[window])[inside].mean())
+    detail = before - ndimage.uniform_filter(before, 5)
+    return float(strength / np.hypot(detail.std(), 0.03) * min(1.0, inside.sum() ** 0.5 / 6))
