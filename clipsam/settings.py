@@ -7,51 +7,85 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clipsam.errors import UsageError
+
 
 @dataclass(frozen=True)
 class HeatmapSettings:
     """How patch features and sentences become the coarse map (see `clipsam/heatmap.py`)."""
 
     attention: str = "v-v"
+    """Name of an attention mode: plain, value or v-v (see `clipsam/attention.py`)."""
+    attention_blocks: int | None = None
+    """How many of the last blocks a mode with a free choice (v-v) rebuilds; None leaves it to the mode."""
     sizes: tuple[int, ...] = (518,)
+    """Scales: longer side of the photo in px at each, 0 for its own resolution; their logits are averaged."""
     temperature: float = 0.07
+    """Divides differences of cosines before the sigmoid; smaller is steeper. WinCLIP's value."""
     sharpness: float = 4.0
+    """Of the soft maximum over defect types, per logit: near 0 it is the mean, at infinity the maximum."""
     smoothing: float = 0.008
+    """Gaussian sigma as a fraction of the photo's longer side; 0 is none; 0.008 is 4 px at 518."""
     tile: int = 1024
+    """Longest side in px that goes through the tower in one piece; larger scales are tiled."""
     overlap: float = 0.25
+    """Least part of a tile's side that it shares with its neighbour, from 0 to below 1."""
+
+    def __post_init__(self) -> None:
+        sizes_fit = bool(self.sizes) and all(size >= 0 for size in self.sizes)
+        _expect(sizes_fit, "sizes", self.sizes, "one or more sizes in px, 0 for the photo's own")
+        _expect(self.temperature > 0, "temperature", self.temperature, "a number above 0")
+        _expect(self.sharpness > 0, "sharpness", self.sharpness, "a number above 0")
+        _expect(0 <= self.smoothing < 1, "smoothing", self.smoothing, "a fraction of the longer side below 1")
+        _expect(self.tile > 0, "tile", self.tile, "a size in px above 0")
+        _expect(0 <= self.overlap < 1, "overlap", self.overlap, "a part of a tile's side, from 0 to below 1")
+
+
+def _expect(fits: bool, name: str, value: object, expected: str) -> None:
+    if not fits:
+        raise UsageError(f"{name} = {value!r} makes no coarse map; expected {expected}")
 
 
 @dataclass(frozen=True)
 class RegionSettings:
-    """How the coarse map becomes prompts for SAM (see `clipsam/regions.py`)."""
+    """How the coarse map becomes prompts for SAM (see `clipsam/regions.py`).
 
-    low: float = 0.4
-    high: float = 0.6
-    peak_distance: float = 0.03
-    max_regions: int = 16
-    max_positives: int = 3
-    max_negatives: int = 4
-    margin: float = 0.1
-    ring: float = 0.02
-    min_area: float = 1e-5
-    max_area: float = 0.5
+    `low`, `high` are map values; lengths are fractions of the photo's diagonal, areas fractions of its area.
+    """
+
+    low: float = 0.4  # a region reaches as far as the map stays at or above this
+    high: float = 0.6  # ... and exists only where the map gets at least this high
+    peak_distance: float = 0.03  # two positive points of a region are at least this far apart
+    max_regions: int = 16  # the highest ones are kept
+    max_positives: int = 3  # points inside a region
+    max_negatives: int = 4  # points in the ring around a region
+    margin: float = 0.1  # the box grows by this fraction of its sides, on each side
+    ring: float = 0.02  # width of the ring that negative points come from
+    min_area: float = 1e-5  # smaller regions are dropped
+    max_area: float = 0.5  # larger regions are cut again at `high`; what is still larger is dropped
+    work_size: int = 256  # regions are looked for on a map of at most this many pixels a side
 
 
 @dataclass(frozen=True)
 class SamSettings:
     """How SAM's masks are asked for and chosen (see `clipsam/sam.py`)."""
 
-    kinds: tuple[str, ...] = ("points", "box", "box+points")
-    cascade: bool = False
-    batch: int = 32
-    min_agreement: float = 0.3
-    swallow: float = 3.0
+    kinds: tuple[str, ...] = ("points", "box", "box+points")  # each region is asked for once in each way
+    cascade: bool = False  # feed each answer back twice: + its mask logits, then + the box of that mask
+    batch: int = 32  # prompts per decoder pass
+    min_agreement: float = 0.3  # masks that agree less with the map are refused, in [0, 1]
+    min_iou: float = 0.0  # masks that SAM itself scores lower are refused, in [0, 1]
+    swallow: float = 3.0  # masks that cover more than this many times their region are refused
 
 
 @dataclass(frozen=True)
 class FusionSettings:
     """How masks and map become one anomaly map and one image score (see `clipsam/fusion.py`)."""
 
-    weight: float = 0.5
-    score: str = "max"
-    top_fraction: float = 0.01
+    merge: str = "lift"  # "lift", "redraw" or "blend": what a mask does to the map
+    weight: float = 0.5  # SAM's share, in [0, 1]; 0 leaves the map as it is
+    confidence: str = "iou*agreement"  # or "iou", "softmax": how much each mask counts
+    normalisation: str = "region"  # or "photo", "peak": what the confidences are divided by
+    score: str = "max"  # or "top": the image score is the highest map value, or the mean of the highest ones
+    top_fraction: float = 0.01  # the pixels that "top" takes, as a fraction of the photo, or of a region
+    min_area: float = 1e-5  # smaller regions do not count, as a fraction of the photo

@@ -1,0 +1,223 @@
+"""Fusion: the coarse map and SAM's soft masks become one anomaly map, an image score and the regions of a
+photo.
+
+Input: a coarse map [H, W] in [0, 1] and `SoftMask`s. Output: a map of the same shape and scale: never
+stretched per photo, and where SAM says nothing the coarse map (or a fixed share of it) stands. Knows
+nothing of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.special import softmax
+
+from clipsam.errors import UsageError
+from clipsam.masks import SoftMask
+from clipsam.regions import RegionPrompt
+from clipsam.result import Region
+from clipsam.settings import FusionSettings
+
+__all__ = ["PUBLISHED", "FusionSettings", "find_regions", "fuse", "image_score"]
+
+PUBLISHED = {
+    # arXiv 2401.12665: the confidence-weighted sum of the masks, normalised, is added to the map. Half of
+    # that sum ranks the same and stays within [0, 1].
+    "clipsam": FusionSettings(merge="blend", weight=0.5, confidence="iou", normalisation="peak"),
+    # PSMP-CLIP (2026): masks weighted by the softmax of their IoU scores; 0.2 of the map, 0.8 of the masks.
+    "psmp-clip": FusionSettings(merge="blend", weight=0.8, confidence="softmax", normalisation="photo"),
+}
+"""Fusions as published, by method."""
+
+_CHOICES = {
+    "merge": ("lift", "redraw", "blend"),
+    "confidence": ("iou*agreement", "iou", "softmax"),
+    "normalisation": ("region", "photo", "peak"),
+    "score": ("max", "top"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """What SAM drew of one region: its share S of the SAM map, in a window of the photo."""
+
+    prompt: RegionPrompt
+    place: tuple[slice, slice]
+    share: NDArray[np.float32]  # [h, w] in [0, 1]
+
+
+def fuse(
+    coarse: NDArray[np.float32], masks: Sequence[SoftMask], settings: FusionSettings | None = None
+) -> NDArray[np.float32]:
+    """The anomaly map, float32 [H, W] in [0, 1], of a coarse map and the masks that SAM gave for its regions.
+
+    The masks of a region, weighted by their confidence and normalised, give S in [0, 1]; w is
+    `settings.weight`, C the coarse map. `settings.merge` says what S does to it:
+
+    - "lift": P = C + w S (peak of the region - C) where that is more than C. Inside a mask the map rises
+      towards what CLIP saw in the region; nowhere does it fall, and no photo gets a higher maximum than CLIP
+      gave it: scores and thresholds mean the same with masks, without masks and without SAM.
+    - "redraw": before the lift, what S leaves of a region sinks towards the value that the region was cut
+      off at. At w = 1 the shape is SAM's alone; the level stays CLIP's.
+    - "blend": P = (1 - w) C + w S everywhere, S = 0 where no mask is, as in the published methods. SAM
+      decides the level too, and thresholds depend on w.
+
+    `settings.confidence`: SAM's IoU score times the agreement with the map, the IoU score, or the softmax
+    of the IoU scores over the photo. `settings.normalisation`: the sum of the weighted masks is divided by
+    the confidences of the "region" (a mean; regions overlap by their maximum), by those of the whole
+    "photo" (n regions share 1), or by its own "peak" in the photo (the best mask counts as 1 whatever its
+    confidence).
+    """
+    settings = settings or FusionSettings()
+    _check(settings)
+    weight, result = settings.weight, np.array(coarse, dtype=np.float32)
+    if settings.merge == "blend":
+        result = (1 - weight) * result + weight * _sam_map(result.shape, masks, settings)
+        return np.clip(result, 0, 1)
+    if settings.merge == "redraw":
+        for drawn in _regions(masks, settings):
+            _sink(result[drawn.place], drawn, weight)
+    base = result.copy()
+    for drawn in _regions(masks, settings):
+        below = base[drawn.place]
+        lifted = below + weight * drawn.share * (drawn.prompt.peak - below)
+        np.maximum(result[drawn.place], lifted, out=result[drawn.place])
+    return np.clip(result, 0, 1)
+
+
+def image_score(anomaly: NDArray[np.float32], settings: FusionSettings | None = None) -> float:
+    """One number in [0, 1] for a map or some of its pixels: the maximum, or the mean of the top ones."""
+    settings = settings or FusionSettings()
+    _check(settings)
+    if settings.score == "max":
+        return float(anomaly.max())
+    count = max(1, round(settings.top_fraction * anomaly.size))
+    return float(np.partition(anomaly, -count, axis=None)[-count:].mean(dtype=np.float64))
+
+
+def find_regions(
+    anomaly: NDArray[np.float32],
+    types: NDArray[np.float32],
+    defects: Sequence[str],
+    threshold: float,
+    settings: FusionSettings | None = None,
+) -> tuple[NDArray[np.bool_], tuple[Region, ...]]:
+    """The pixels of `anomaly` [H, W] at or above `threshold`, bool [H, W], and their 8-connected regions.
+
+    Regions below `settings.min_area` are left out of both. A region's score is the `image_score` of its
+    pixels; its defect is the one of `defects` [k] whose map in `types` [k, gh, gw], a grid over the photo,
+    is highest on average over its pixels. Highest score first, then the largest.
+    """
+    settings = settings or FusionSettings()
+    mask = anomaly >= threshold
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3), dtype=bool))
+    regions = []
+    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        crop = labels[rows, columns] == label
+        area = int(np.count_nonzero(crop))
+        if area < settings.min_area * anomaly.size:
+            mask[rows, columns] &= ~crop
+            continue
+        score = image_score(anomaly[rows, columns][crop], settings)
+        box = (columns.start, rows.start, columns.stop, rows.stop)
+        defect = defects[_explaining_type(types, crop, box, anomaly.shape)]
+        regions.append(Region(box, area, score, defect, crop, (anomaly.shape[0], anomaly.shape[1])))
+    return mask, tuple(sorted(regions, key=lambda region: (-region.score, -region.area_px)))
+
+
+def _check(settings: FusionSettings) -> None:
+    for name, known in _CHOICES.items():
+        if (found := getattr(settings, name)) not in known:
+            raise UsageError(f"fusion's {name} must be one of: {', '.join(known)}; found {found!r}")
+    for name in ("weight", "top_fraction"):
+        if not 0 <= (found := getattr(settings, name)) <= 1:
+            raise UsageError(f"fusion's {name} must lie in [0, 1], found {found}")
+
+
+def _regions(masks: Sequence[SoftMask], settings: FusionSettings) -> Iterator[_Drawn]:
+    """What SAM drew, region by region: one is in memory at a time."""
+    confidences = _confidences(masks, settings)
+    shared = _shared_divisor(masks, confidences, settings)
+    order = sorted(range(len(masks)), key=lambda index: masks[index].region)
+    for _, group in groupby(order, key=lambda index: masks[index].region):
+        indices = list(group)
+        divisor = shared if shared is not None else sum(confidences[index] for index in indices)
+        if divisor > 0:  # else SAM itself gives its masks no credit
+            drawn = _sum_of([masks[index] for index in indices], [confidences[index] for index in indices])
+            yield replace(drawn, share=drawn.share / np.float32(divisor))
+
+
+def _confidences(masks: Sequence[SoftMask], settings: FusionSettings) -> list[float]:
+    if settings.confidence == "softmax":
+        return list(softmax([mask.iou for mask in masks])) if masks else []
+    if settings.confidence == "iou":
+        return [mask.iou for mask in masks]
+    return [mask.iou * mask.agreement for mask in masks]
+
+
+def _shared_divisor(
+    masks: Sequence[SoftMask], confidences: Sequence[float], settings: FusionSettings
+) -> float | None:
+    """What the weighted masks of all regions are divided by; None where each region has its own."""
+    if settings.normalisation == "region" or not masks:
+        return None
+    if settings.normalisation == "photo":
+        return sum(confidences)
+    total = np.zeros(masks[0].frame.photo, dtype=np.float32)
+    for mask, confidence in zip(masks, confidences, strict=True):
+        x0, y0, x1, y1 = mask.window
+        total[y0:y1, x0:x1] += confidence * mask.probability
+    return float(total.max())
+
+
+def _sum_of(masks: Sequence[SoftMask], confidences: Sequence[float]) -> _Drawn:
+    """The weighted masks of one region, added up in a window that holds them and the region."""
+    prompt = masks[0].prompt
+    (left, top), (height, width) = prompt.offset, prompt.component.shape
+    windows = np.array([(left, top, left + width, top + height), *(mask.window for mask in masks)])
+    (left, top), (right, bottom) = windows[:, :2].min(axis=0), windows[:, 2:].max(axis=0)
+    total = np.zeros((bottom - top, right - left), dtype=np.float32)
+    for mask, confidence in zip(masks, confidences, strict=True):
+        x0, y0, x1, y1 = mask.window
+        total[y0 - top : y1 - top, x0 - left : x1 - left] += np.float32(confidence) * mask.probability
+    return _Drawn(prompt, (slice(int(top), int(bottom)), slice(int(left), int(right))), total)
+
+
+def _sink(values: NDArray[np.float32], drawn: _Drawn, weight: float) -> None:
+    """Lower `values`, the map in the window of `drawn`, where the region is but SAM's mask is not."""
+    x, y = drawn.prompt.offset[0] - drawn.place[1].start, drawn.prompt.offset[1] - drawn.place[0].start
+    height, width = drawn.prompt.component.shape
+    inside = values[y : y + height, x : x + width]
+    left = 1 - drawn.share[y : y + height, x : x + width]
+    inside -= weight * drawn.prompt.component * left * (inside - np.float32(drawn.prompt.base))
+
+
+def _sam_map(
+    shape: tuple[int, ...], masks: Sequence[SoftMask], settings: FusionSettings
+) -> NDArray[np.float32]:
+    """S over the whole photo: the highest of the regions, or their sum where they share one divisor."""
+    join = np.maximum if settings.normalisation == "region" else np.add
+    total = np.zeros(shape, dtype=np.float32)
+    for drawn in _regions(masks, settings):
+        join(total[drawn.place], drawn.share, out=total[drawn.place])
+    return total
+
+
+def _explaining_type(
+    types: NDArray[np.float32],
+    crop: NDArray[np.bool_],
+    box: tuple[int, int, int, int],
+    photo: tuple[int, ...],
+) -> int:
+    """The type with the highest mean over a region's pixels, each read from the grid cell that it lies in."""
+    count, height, width = types.shape
+    ys, xs = np.nonzero(crop)
+    rows = ((ys + box[1] + 0.5) * height / photo[0]).astype(np.intp)
+    columns = ((xs + box[0] + 0.5) * width / photo[1]).astype(np.intp)
+    pixels = np.bincount(rows * width + columns, minlength=height * width)
+    return int(np.argmax(types.reshape(count, -1) @ pixels.astype(np.float64)))

@@ -1,0 +1,268 @@
+"""SamRefiner: transformers' SAM (ViT-B, L, H, the embedded one) and SAM 2 (2.1) behind one call.
+
+Input: a photo, its coarse map and the prompts of its regions. Output: per region and way of asking at most
+one `SoftMask`. One image embedding per photo, none when there is nothing to ask; masks, scores and
+coordinates are those of a plain call of transformers' model and processor. Knows nothing of CLIP, nor of
+what becomes of the masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clipsam.agreement import MapView
+from clipsam.errors import UsageError, WeightsError
+from clipsam.masks import MaskFrame, SoftMask
+from clipsam.regions import RegionPrompt
+from clipsam.settings import SamSettings
+
+if TYPE_CHECKING:
+    from clipsam.presets import SamSpec
+
+__all__ = ["KINDS", "SamRefiner", "SamSettings", "SoftMask"]
+
+KINDS = ("points", "box", "box+points")
+"""The ways of asking about a region: those of ClipSAM's multi-level mask refinement (arXiv 2401.12665)."""
+
+_FAMILIES = ("sam", "sam2", "sam2_video")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """A photo as the decoder sees it: features [1, c, h, w], three levels for SAM 2, and where masks lie."""
+
+    features: list[Tensor]
+    frame: MaskFrame
+
+
+@dataclass(frozen=True)
+class _Question:
+    """n prompts in the model's coordinates, all with the same number of points: one batch of the decoder."""
+
+    points: Tensor | None  # [n, 1, p, 2] xy
+    labels: Tensor | None  # [n, 1, p], 1 inside, 0 outside
+    boxes: Tensor | None  # [n, 1, 4] xyxy
+    masks: Tensor | None = None  # [n, 1, h, w] logits of an earlier answer
+
+
+class SamRefiner:
+    """A SAM that stays loaded; `refine` keeps nothing between photos."""
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        name: str = "sam",
+        weights_hash: str = "",
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
+        """`model`: transformers' `SamModel` or `Sam2Model`; `processor`: its `SamProcessor` or
+        `Sam2Processor`.
+
+        `dtype` "bfloat16" runs the image encoder, which takes nearly all the time, under autocast. The
+        decoder stays in float32: in bfloat16 the coordinates of prompts would be off by several pixels.
+        """
+        family = model.config.model_type
+        if family not in _FAMILIES:
+            raise WeightsError(f"{name} is of the family {family!r}; expected one of: {', '.join(_FAMILIES)}")
+        if dtype not in _DTYPES:
+            raise UsageError(f"the dtype of SAM must be one of: {', '.join(_DTYPES)}; found {dtype!r}")
+        self.name, self.weights_hash = name, weights_hash
+        self.device = torch.device(device)
+        self._dtype = _DTYPES[dtype]
+        self._pads = family == "sam"  # keeps the aspect ratio and pads; SAM 2 stretches
+        self._model = model.to(self.device).eval().requires_grad_(False)
+        self._processor = processor
+
+    @classmethod
+    def from_spec(cls, spec: SamSpec, *, device: str = "cpu", dtype: str = "float32") -> SamRefiner:
+        """Load the weights that `spec` names; `WeightsError` if they are not on this machine."""
+        from clipsam.weights import load_sam
+
+        parts = load_sam(spec)
+        known = {"name": parts.name, "weights_hash": parts.weights_hash}
+        return cls(parts.model, parts.processor, device=device, dtype=dtype, **known)
+
+    @torch.inference_mode()
+    def refine(
+        self,
+        pixels: NDArray[np.uint8],
+        prompts: Sequence[RegionPrompt],
+        coarse: NDArray[np.float32],
+        settings: SamSettings | None = None,
+    ) -> tuple[SoftMask, ...]:
+        """SAM's masks for `prompts` on `pixels` [H, W, 3] that agree with the map `coarse` [H, W].
+
+        Each region is asked for once per kind. Of SAM's three answers the one with the highest product of
+        SAM's IoU score and the agreement with the map (see `MapView`) is kept, or none: answers are refused
+        that agree too little or that swallow far more than the region (see `SamSettings`). Points and boxes
+        go to SAM as they are.
+
+        With `settings.cascade` each question is asked three times: as it is, with the mask logits of the
+        first answer, and with those of the second answer and the box around it (arXiv 2510.11028, for
+        points).
+        """
+        settings = settings or SamSettings()
+        _check(pixels, coarse, settings)
+        if not prompts:
+            return ()
+        photo = self._embed(pixels)
+        view = MapView(coarse, prompts, photo.frame, self.device)
+        masks = []
+        for kind in settings.kinds:
+            for batch in _batches(prompts, kind, settings.batch):
+                masks += self._answers(photo, view, prompts, batch, kind, settings)
+        return tuple(sorted(masks, key=lambda mask: (mask.region, settings.kinds.index(mask.kind))))
+
+    def _embed(self, pixels: NDArray[np.uint8]) -> _Embedded:
+        images = self._processor.image_processor(
+            images=pixels, input_data_format="channels_last", return_tensors="pt"
+        )
+        values = images["pixel_values"].to(self.device)
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            features = self._model.get_image_embeddings(values)
+        levels = [level.float() for level in ([features] if self._pads else features)]
+        height, width = values.shape[-2:]
+        resized = [int(side) for side in images["reshaped_input_sizes"][0]] if self._pads else (height, width)
+        frame = MaskFrame(
+            photo=(pixels.shape[0], pixels.shape[1]),
+            mask=(4 * levels[-1].shape[-2], 4 * levels[-1].shape[-1]),
+            resized=(resized[0], resized[1]),
+            padded=(height, width) if self._pads else None,
+        )
+        return _Embedded(levels, frame)
+
+    def _answers(
+        self,
+        photo: _Embedded,
+        view: MapView,
+        prompts: Sequence[RegionPrompt],
+        batch: list[int],
+        kind: str,
+        settings: SamSettings,
+    ) -> list[SoftMask]:
+        """The masks that are kept for the prompts with indices `batch`."""
+        asked = [prompts[index] for index in batch]
+        question = self._question(photo.frame, asked, kind)
+        logits, ious = self._decode(photo, question)
+        verdict = view.judge(batch, logits, ious, settings)
+        for last in (False, True) if settings.cascade else ():
+            answer = _pick(logits, verdict.best)[:, None]
+            question = replace(question, masks=answer)
+            if last:
+                boxes = _boxes_around(answer, photo.frame, otherwise=self._boxes(photo.frame, asked))
+                question = replace(question, boxes=boxes)
+            logits, ious = self._decode(photo, question)
+            verdict = view.judge(batch, logits, ious, settings)
+        chosen = _pick(logits, verdict.best).cpu().numpy()
+        return [
+            SoftMask(
+                region=region,
+                prompt=prompts[region],
+                kind=kind,
+                iou=float(verdict.iou[row]),
+                agreement=float(verdict.agreement[row]),
+                window=verdict.windows[row],
+                logits=chosen[row].copy(),  # not a view that keeps the whole batch alive
+                frame=photo.frame,
+            )
+            for row, region in enumerate(batch)
+            if verdict.accepted[row]
+        ]
+
+    def _question(self, frame: MaskFrame, prompts: Sequence[RegionPrompt], kind: str) -> _Question:
+        points = labels = None
+        if "points" in kind:
+            both = np.stack([np.concatenate([prompt.positives, prompt.negatives]) for prompt in prompts])
+            points = self._scaled(torch.from_numpy(both), frame)[:, None]
+            signs = [[1] * len(prompt.positives) + [0] * len(prompt.negatives) for prompt in prompts]
+            labels = torch.tensor(signs, device=self.device)[:, None]
+        return _Question(points, labels, self._boxes(frame, prompts) if "box" in kind else None)
+
+    def _boxes(self, frame: MaskFrame, prompts: Sequence[RegionPrompt]) -> Tensor:
+        corners = torch.tensor([prompt.box_xyxy for prompt in prompts], dtype=torch.float32)
+        return self._scaled(corners.view(-1, 2, 2), frame).view(-1, 1, 4)
+
+    def _scaled(self, coordinates: Tensor, frame: MaskFrame) -> Tensor:
+        """Photo coordinates [n, p, 2] xy in the model's pixels, as transformers' processors compute them.
+
+        That of SAM 1 does it in float64, that of SAM 2 in float32; SAM's random Fourier features see the
+        difference.
+        """
+        scaled = coordinates.to(torch.float64 if self._pads else torch.float32)
+        scaled[..., 0] *= frame.resized[1] / frame.photo[1]
+        scaled[..., 1] *= frame.resized[0] / frame.photo[0]
+        return scaled.to(self.device)
+
+    def _decode(self, photo: _Embedded, question: _Question) -> tuple[Tensor, Tensor]:
+        """Mask logits [n, 3, h, w] and IoU scores [n, 3] of one batch."""
+        given = question.boxes if question.points is None else question.points
+        assert given is not None
+        # One photo per prompt, not n prompts on one photo: only so does SAM take a mask prompt for each.
+        features = [level.expand(len(given), -1, -1, -1) for level in photo.features]
+        answer = self._model(
+            image_embeddings=features[0] if self._pads else features,
+            input_points=question.points,
+            input_labels=question.labels,
+            input_boxes=question.boxes,
+            input_masks=question.masks,
+            multimask_output=True,
+        )
+        return answer.pred_masks[:, 0], answer.iou_scores[:, 0]
+
+
+def _check(pixels: NDArray[np.uint8], coarse: NDArray[np.float32], settings: SamSettings) -> None:
+    unknown = [kind for kind in settings.kinds if kind not in KINDS]
+    if unknown or not settings.kinds:
+        raise UsageError(f"SAM is asked by some of: {', '.join(KINDS)}; found {', '.join(unknown) or 'none'}")
+    if settings.batch < 1:
+        raise UsageError(f"the batch of SAM's prompts must be at least 1, found {settings.batch}")
+    if pixels.dtype != np.uint8 or pixels.shape != (*coarse.shape, 3):
+        found = f"{pixels.dtype} {list(pixels.shape)} with a map {list(coarse.shape)}"
+        raise UsageError(f"expected pixels uint8 [H, W, 3] and a map [H, W] of the same photo, found {found}")
+
+
+def _batches(prompts: Sequence[RegionPrompt], kind: str, size: int) -> Iterator[list[int]]:
+    """Indices of prompts, at most `size` at once, with equal numbers of points.
+
+    Padding to one number is not an option: SAM attends to padding points too, and the masks would change.
+    """
+
+    def points(index: int) -> int:
+        return len(prompts[index].positives) + len(prompts[index].negatives) if "points" in kind else 0
+
+    for _, group in groupby(sorted(range(len(prompts)), key=points), key=points):
+        indices = list(group)
+        for start in range(0, len(indices), size):
+            yield indices[start : start + size]
+
+
+def _pick(logits: Tensor, best: Tensor) -> Tensor:
+    """From answers [n, m, h, w] the one at `best` [n]: [n, h, w]."""
+    return logits[torch.arange(len(best), device=best.device), best]
+
+
+def _boxes_around(answer: Tensor, frame: MaskFrame, otherwise: Tensor) -> Tensor:
+    """Boxes [n, 1, 4] around positive logits [n, 1, h, w], in model pixels; `otherwise` where none is."""
+    scale = [model / mask for model, mask in zip(frame.padded or frame.resized, frame.mask, strict=True)]
+    boxes = otherwise.clone()
+    for box, inside in zip(boxes[:, 0], (answer[:, 0] > 0).cpu().numpy(), strict=True):
+        ys, xs = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        if len(ys):
+            x1, y1 = (
+                min((xs[-1] + 1) * scale[1], frame.resized[1]),
+                min((ys[-1] + 1) * scale[0], frame.resized[0]),
+            )
+            box[:] = torch.tensor([xs[0] * scale[1], ys[0] * scale[0], x1, y1])
+    return boxes
