@@ -148,8 +148,8 @@ def _damage(
     taken = np.zeros(part.solid.shape, bool)
     instances: list[Instance] = []
     queue = list(wanted)
-    if wanted and len(allowed) > 1:  # one spare type, for where the first does not fit
-        queue.append(allowed[int(rng.integers(len(allowed)))])
+    if wanted:  # spare types, for where the wanted ones do not fit
+        queue += [allowed[int(k)] for k in rng.integers(len(allowed), size=3)]
     for defect in queue:
         if len(instances) >= len(wanted):
             break

@@ -219,9 +219,8 @@ def wrinkle(rng: Rng, part: Part, size: float) -> Change | None:
     ridge = blur(stroke(patch, lines, [broad] * len(lines)), broad * 0.7)
     relief = shading(part, ridge * broad * rng.choice([-1, 1]))
     # Light along the fold would hide it, so a part of the crease is dark by itself.
-    shade = relief / max(float(np.abs(relief).max()), 1e-3) * loguniform(
-        rng, 0.08, 0.45
-    ) - ridge * rng.uniform(0, 0.25)
+    relief *= loguniform(rng, 0.14, 0.6) / max(float(np.abs(relief).max()), 1e-3)
+    shade = relief - ridge * rng.uniform(0, 0.25)
     before = part.image[patch.window]
     after = before * (1 + (shade * solid)[..., None]) + 0.15 * np.maximum(shade * solid, 0)[..., None]
     return outline(part, patch, after, (np.abs(shade) > 0.03) & solid & (ridge > 0.08))

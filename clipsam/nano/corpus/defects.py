@@ -95,7 +95,7 @@ def draw_size(rng: Rng, defect: str, shorter: int) -> float:
     return loguniform(rng, max(3.0, 0.014 * shorter), 0.42 * shorter)
 
 
-def apply(rng: Rng, part: Part, defect: str, *, tries: int = 3) -> Change | None:
+def apply(rng: Rng, part: Part, defect: str, *, tries: int = 4) -> Change | None:
     """Draw one defect of the named type at a random place and size; None where it did not fit in `tries`
     attempts.
 
@@ -110,8 +110,8 @@ def apply(rng: Rng, part: Part, defect: str, *, tries: int = 3) -> Change | None
 
 
 def conspicuity(part: Part, change: Change) -> float:
-    """How well a person sees the change: its root mean square over the mask, in units of the texture around it
-    and of a camera's noise; small defects must be stronger.
+    """How well a person sees the change: its root mean square in the mask, relative to the texture around it
+    and to a camera's noise; small defects must be stronger.
     """
     image, mask = change
     ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
