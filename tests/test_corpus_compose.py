@@ -19,7 +19,7 @@ from clipsam.nano.corpus.compose import (
 )
 from clipsam.nano.corpus.compose import product_names as names_of_all_families
 from clipsam.nano.corpus.defects import DEFECTS, HELD_OUT
-from clipsam.nano.demo import DEMO_DEFECTS, demo_parts
+from clipsam.nano.demo import DEMO_PARTS, demo_parts
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,8 @@ def test_product_names_are_words() -> None:
 
 def test_demo_parts_have_clear_defects_and_clean_ones() -> None:
     parts = demo_parts(3, seed=1, size=96)
-    assert [bool(part.instances) for part in parts] == [True, True, False]
-    assert all(set(part.defects) <= set(DEMO_DEFECTS) for part in parts)
+    assert [part.defects for part in parts] == [("broken",), ("cut",), ()]
+    assert [part.family for part in parts] == [family for family, _ in DEMO_PARTS[:3]]
     assert [p.image.tobytes() for p in demo_parts(3, seed=1, size=96)] == [p.image.tobytes() for p in parts]
 
 

@@ -7,6 +7,7 @@ seeds, for data loaders with workers. It does not know networks.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,13 +20,15 @@ from scipy import ndimage
 
 from clipsam.nano.corpus.camera import photograph
 from clipsam.nano.corpus.captions import describe
-from clipsam.nano.corpus.defects import DEFECTS, HELD_OUT, MOVING, SHARES, apply
+from clipsam.nano.corpus.defects import DEFECTS, HELD_OUT, MOVING, SHARES, apply, conspicuity
 from clipsam.nano.corpus.families import FAMILIES, TRAIN_OBJECTS, TRAIN_SURFACES
 from clipsam.nano.corpus.families import HELD_OUT as HELD_OUT_FAMILIES
 from clipsam.nano.corpus.part import Part, render_part
 
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
 SPLITS = ("train", "validation")
+SEEN_IN_PHOTO = 0.6  # in units of defects.conspicuity; below JUST_SEEN, as the camera adds noise of its own
 _VALIDATION_SEEDS = 1 << 40  # keeps the seeds of the two splits apart
 
 
@@ -97,10 +100,10 @@ def render(
     part = render_part(rng, height, width, (family,))
     wanted = () if rng.random() < p_normal else _draw_types(rng, allowed, max_defects, part)
     image, instances = _damage(rng, part, wanted, allowed)
-    photo = np.rint(photograph(image, rng) * 255).astype(np.uint8)
+    photo, instances = _photographed(rng, part.image, image, instances)
     names = tuple(dict.fromkeys(name.lower() for name in (part.product, *part.names)))
     return Sample(
-        image=photo,
+        image=np.rint(photo * 255).astype(np.uint8),
         instances=instances,
         product=part.product.lower(),
         names=names,
@@ -163,6 +166,23 @@ def _damage(
         taken |= mask
         instances.append(Instance(defect, mask, box_of(mask)))
     return part.image, tuple(instances)
+
+
+def _photographed(
+    rng: np.random.Generator, flawless: Floats, image: Floats, instances: tuple[Instance, ...]
+) -> tuple[Floats, tuple[Instance, ...]]:
+    """The photo float32 [H, W, 3] of `image`, and those instances that can still be seen in it.
+
+    The same camera also looks at the `flawless` picture: what glare, darkness, blur or grey conversion have
+    wiped out would be a wrong label.
+    """
+    again = copy.deepcopy(rng)
+    photo = photograph(image, rng)
+    if not instances:
+        return photo, ()
+    clean = photograph(flawless, again)
+    seen = tuple(i for i in instances if conspicuity(clean, photo, i.mask) > SEEN_IN_PHOTO)
+    return photo, seen
 
 
 class Corpus:

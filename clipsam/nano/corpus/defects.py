@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from clipsam.nano.corpus import defect_broken, defect_form, defect_lines, defect_spots
 from clipsam.nano.corpus.defect_blend import Change
-from clipsam.nano.corpus.defect_shapes import Rng, loguniform
+from clipsam.nano.corpus.defect_shapes import Bools, Floats, Rng, loguniform
 
 if TYPE_CHECKING:
     from clipsam.nano.corpus.part import Part
@@ -104,19 +104,19 @@ def apply(rng: Rng, part: Part, defect: str, *, tries: int = 4) -> Change | None
     draw = DEFECTS[defect]
     for _ in range(tries):
         change = draw(rng, part, draw_size(rng, defect, min(part.solid.shape)))
-        if change is not None and conspicuity(part, change) > JUST_SEEN:
+        if change is not None and conspicuity(part.image, *change) > JUST_SEEN:
             return change
     return None
 
 
-def conspicuity(part: Part, change: Change) -> float:
-    """How well a person sees the change: its root mean square in the mask, relative to the texture around it
-    and to a camera's noise; small defects must be stronger.
+def conspicuity(before: Floats, after: Floats, mask: Bools) -> float:
+    """How well a person sees the change between two pictures [H, W, 3]: its root mean square in the mask,
+    relative to the texture around it and to a camera's noise; small defects must be stronger.
     """
-    image, mask = change
     ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     window = slice(max(0, ys[0] - 4), ys[-1] + 5), slice(max(0, xs[0] - 4), xs[-1] + 5)
-    before, inside = part.image[window].mean(axis=2), mask[window]
-    strength = np.sqrt(np.square(image[window] - part.image[window])[inside].mean())
-    detail = before - ndimage.uniform_filter(before, 5)
-    return float(strength / np.hypot(detail.std(), 0.03) * min(1.0, inside.sum() ** 0.5 / 6))
+    old, new, inside = before[window], after[window], mask[window]
+    strength = np.sqrt(np.square(new - old)[inside].mean())
+    grey = old.mean(axis=2)
+    detail = (grey - ndimage.uniform_filter(grey, 5)).std()
+    return float(strength / np.hypot(detail, 0.03) * min(1.0, inside.sum() ** 0.5 / 6))
