@@ -1,0 +1,169 @@
+"""Presets: named pairs of a CLIP and a SAM with the settings that suit them.
+
+Input: a preset's name, or nothing. Output: frozen dataclasses that say which weights to load and how to use
+them. Knows no torch and touches no file itself: where weights are found is `clipsam/locations.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from clipsam.errors import UsageError
+from clipsam.settings import FusionSettings, HeatmapSettings, RegionSettings, SamSettings
+
+EMBEDDED = Path(__file__).parent / "nano" / "weights"
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """Which CLIP: a repository on the hub with open_clip's name for the architecture, or a folder, or both.
+
+    A folder is an open_clip `local-dir` (`open_clip_config.json`, weights, tokenizer files where the config
+    names a tokenizer). `quick_gelu`: the activation of the training; None: whatever the config says.
+    """
+
+    kind: ClassVar[str] = "clip"
+
+    name: str  # shown to people; the model's folder name inside a pack
+    licence: str = "unknown"
+    size: int = 0  # bytes of the weights, about
+    repo: str = ""
+    revision: str = "main"
+    architecture: str = ""  # open_clip's model name
+    tag: str = (
+        ""  # open_clip's pretrained tag, the source of mean and std where no config came with the weights
+    )
+    quick_gelu: bool | None = None
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class SamSpec:
+    """Which SAM: a repository on the hub, or a folder written by transformers' `save_pretrained`, or both."""
+
+    kind: ClassVar[str] = "sam"
+
+    name: str
+    licence: str = "unknown"
+    size: int = 0
+    repo: str = ""
+    revision: str = "main"
+    folder: str = ""
+
+
+ModelSpec = ClipSpec | SamSpec
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A pair of models and the settings of every stage. Without `sam` the coarse map is the result."""
+
+    name: str
+    title: str
+    clip: ClipSpec
+    sam: SamSpec | None
+    heatmap: HeatmapSettings = field(default_factory=HeatmapSettings)
+    regions: RegionSettings = field(default_factory=RegionSettings)
+    sam_settings: SamSettings = field(default_factory=SamSettings)
+    fusion: FusionSettings = field(default_factory=FusionSettings)
+    pixel_threshold: float = 0.5
+    prompts: str = "industrial"
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The specifications of the pair, CLIP first."""
+        return (self.clip,) if self.sam is None else (self.clip, self.sam)
+
+
+NANO = Preset(
+    name="nano",
+    title="the embedded pair: small, fast, always here",
+    clip=ClipSpec("nano-clip", licence="Apache-2.0", folder=str(EMBEDDED / "clip")),
+    sam=SamSpec("nano-sam", licence="Apache-2.0", folder=str(EMBEDDED / "sam")),
+)
+
+SMALL = Preset(
+    name="small",
+    title="CLIP ViT-B/16 (OpenAI) with SAM 2.1 tiny",
+    clip=ClipSpec(
+        "ViT-B-16.openai",
+        licence="MIT",
+        size=599_000_000,
+        repo="timm/vit_base_patch16_clip_224.openai",
+        architecture="ViT-B-16-quickgelu",
+        tag="openai",
+        quick_gelu=True,
+    ),
+    sam=SamSpec("sam2.1-hiera-tiny", "Apache-2.0", 156_000_000, repo="facebook/sam2.1-hiera-tiny"),
+    heatmap=HeatmapSettings(sizes=(448,)),  # 28 x 28 patches, twice the grid of its training
+)
+
+BASE = Preset(
+    name="base",
+    title="CLIP ViT-B/16+ at 240 px (LAION-400M), WinCLIP's tower, with SAM ViT-B",
+    clip=ClipSpec(
+        # open_clip's tag laion400m_e32 of this model points at the repository of e31, so what WinCLIP
+        # re-implementations load as "e32" through the hub is e31; it is called by its true name here.
+        "ViT-B-16-plus-240.laion400m_e31",
+        licence="MIT",
+        size=833_000_000,
+        repo="timm/vit_base_patch16_plus_clip_240.laion400m_e31",
+        architecture="ViT-B-16-plus-240",
+        tag="laion400m_e31",
+        quick_gelu=False,
+    ),
+    sam=SamSpec("sam-vit-base", "Apache-2.0", 375_000_000, repo="facebook/sam-vit-base"),
+    heatmap=HeatmapSettings(sizes=(240, 480)),  # the native grid for context, twice that for detail
+)
+
+LARGE = Preset(
+    name="large",
+    title="CLIP ViT-L/14 at 336 px (OpenAI) with SAM ViT-H: the pair of the ClipSAM paper",
+    clip=ClipSpec(
+        "ViT-L-14-336.openai",
+        licence="MIT",
+        size=1_712_000_000,
+        repo="timm/vit_large_patch14_clip_336.openai",
+        architecture="ViT-L-14-336-quickgelu",
+        tag="openai",
+        quick_gelu=True,
+    ),
+    sam=SamSpec("sam-vit-huge", "Apache-2.0", 2_564_000_000, repo="facebook/sam-vit-huge"),
+    heatmap=HeatmapSettings(sizes=(518,)),  # 37 x 37 patches, the field's usual input for this tower
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (NANO, SMALL, BASE, LARGE)}  # worst to best
+
+
+@dataclass(frozen=True)
+class PresetChoice:
+    """A preset and the sentence that says why it is this one; the sentence is shown to the user."""
+
+    preset: Preset
+    reason: str
+
+
+def get_preset(name: str) -> Preset:
+    """The preset called `name`; `UsageError` with the known names otherwise."""
+    if name not in PRESETS:
+        raise UsageError(f"there is no preset {name!r}; choose one of: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def choose_preset(name: str | None = None, models_dir: str | Path | None = None) -> PresetChoice:
+    """The preset that is asked for, else the best pair whose weights are all on this machine, else `nano`.
+
+    Only looks at file names, in the pack (`models_dir`, else $CLIPSAM_MODELS) and the hub cache: no network.
+    """
+    if name is not None:
+        return PresetChoice(get_preset(name), f"preset {name}, as asked for")
+    from clipsam.locations import locate  # here, because locations build on the specifications above
+
+    for preset in reversed(PRESETS.values()):
+        places = [locate(spec, models_dir) for spec in preset.models]
+        if preset is not NANO and all(place is not None and place.complete for place in places):
+            found = " and ".join(dict.fromkeys(place.place for place in places if place is not None))
+            return PresetChoice(preset, f"preset {preset.name}, the best pair on this machine ({found})")
+    return PresetChoice(NANO, "preset nano, the embedded pair: no larger pair is on this machine")

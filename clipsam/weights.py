@@ -1,0 +1,215 @@
+"""Weights: a model's files become the loaded parts that `ClipEncoder` and `SamRefiner` take.
+
+Input: a `ClipSpec` or `SamSpec`. Output: `ClipParts` or `SamParts`, float32 on the CPU, in eval mode, with
+the SHA-256 of the weights. Where the files lie and whether they are unchanged is `clipsam/locations.py`. No
+pickle that could run code is ever loaded, and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from clipsam.errors import WeightsError
+from clipsam.locations import CLIP_CONFIG, SAM_CONFIG, Location, need, prove, read_json, remedy
+from clipsam.presets import ClipSpec, SamSpec
+
+Colour = tuple[float, float, float]
+
+SAM_CLASSES = {  # by `model_type` in config.json
+    "sam": ("SamModel", "SamProcessor"),
+    "sam2": ("Sam2Model", "Sam2Processor"),
+    "sam2_video": ("Sam2Model", "Sam2Processor"),  # the published SAM 2.1: its memory for videos is left out
+}
+
+
+@dataclass(frozen=True)
+class ClipParts:
+    """What `ClipEncoder` is built from.
+
+    `mean` and `std` are those of the training, for RGB in [0, 1]; `image_size` is the native (height, width).
+    """
+
+    model: Any
+    tokenizer: Any
+    mean: Colour
+    std: Colour
+    image_size: tuple[int, int]
+    name: str
+    weights_hash: str
+
+
+@dataclass(frozen=True)
+class SamParts:
+    """What `SamRefiner` is built from: transformers' model and its processor."""
+
+    model: Any
+    processor: Any
+    name: str
+    weights_hash: str
+
+
+def load_clip(spec: ClipSpec, models_dir: str | Path | None = None) -> ClipParts:
+    """Load a CLIP by open_clip. `WeightsError`: missing, damaged, or another activation than in training.
+
+    Mean and standard deviation come from the config beside the weights, else from open_clip's entry of the
+    tag, never from a default: open_clip's default is silently wrong for some weights (open_clip issue 1068).
+    """
+    location = need(spec, models_dir)
+    prove(location)
+    config = _clip_config(location.folder)
+    mean, std = _normalisation(spec, location.folder, config)
+    with _loading(location):
+        model = _create_clip(spec, location, config, mean, std)
+        tokenizer = _clip_tokenizer(spec, location.folder, config)
+    _require_activation(spec, location, model)
+    size = model.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    frozen = model.eval().requires_grad_(False)
+    return ClipParts(frozen, tokenizer, mean, std, (height, width), spec.name, location.weights_hash)
+
+
+def load_sam(spec: SamSpec, models_dir: str | Path | None = None) -> SamParts:
+    """Load a SAM by transformers. `WeightsError`: missing, damaged, or of a family that is not known here."""
+    location = need(spec, models_dir)
+    prove(location)
+    family = read_json(location.folder / SAM_CONFIG).get("model_type")
+    if family not in SAM_CLASSES:
+        config = location.folder / SAM_CONFIG
+        raise WeightsError(f"{config} says model_type {family!r}; expected one of: {', '.join(SAM_CLASSES)}")
+    with _loading(location), _quiet_transformers():
+        import torch
+        import transformers
+
+        model_class, processor_class = (getattr(transformers, name) for name in SAM_CLASSES[family])
+        model, report = model_class.from_pretrained(
+            location.folder,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            local_files_only=True,
+        )
+        if missing := report["missing_keys"]:  # transformers initialises them at random and only warns
+            raise ValueError(f"{len(missing)} tensors are missing, {min(missing)} among them")
+        processor = processor_class.from_pretrained(location.folder, local_files_only=True)
+    return SamParts(model.eval().requires_grad_(False), processor, spec.name, location.weights_hash)
+
+
+def _create_clip(
+    spec: ClipSpec, location: Location, config: dict[str, Any] | None, mean: Colour, std: Colour
+) -> Any:
+    import open_clip
+
+    _refuse_code(location.weights[0])
+    if config is not None and "timm_model_name" in config["model_cfg"].get("vision_cfg", {}):
+        import_module("clipsam.nano.tower")  # registers the embedded tower with timm
+    bare = config is None
+    return open_clip.create_model(
+        spec.architecture if bare else f"local-dir:{location.folder}",
+        pretrained=str(location.weights[0]) if bare else None,
+        force_quick_gelu=bool(spec.quick_gelu),
+        force_preprocess_cfg={"mean": mean, "std": std},
+        require_pretrained=True,
+        weights_only=True,
+    )
+
+
+def _clip_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / CLIP_CONFIG
+    if not path.is_file():
+        return None
+    config = read_json(path)
+    if not isinstance(config.get("model_cfg"), dict):
+        raise WeightsError(
+            f"{path} has no 'model_cfg'; expected open_clip's 'model_cfg' and 'preprocess_cfg'"
+        )
+    return config
+
+
+def _normalisation(spec: ClipSpec, folder: Path, config: dict[str, Any] | None) -> tuple[Colour, Colour]:
+    known = (config or {}).get("preprocess_cfg") or {}
+    if not {"mean", "std"} <= known.keys():
+        from open_clip.pretrained import get_pretrained_cfg
+
+        known = get_pretrained_cfg(spec.architecture, spec.tag)
+    try:
+        mean, std = ((float(r), float(g), float(b)) for r, g, b in (known["mean"], known["std"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"nothing says with which mean and std {spec.name} was trained; expected three numbers each in "
+            f"'preprocess_cfg' of {folder / CLIP_CONFIG}"
+        ) from error
+    return mean, std
+
+
+def _clip_tokenizer(spec: ClipSpec, folder: Path, config: dict[str, Any] | None) -> Any:
+    import open_clip
+
+    if spec.architecture or config is None:
+        return open_clip.get_tokenizer(spec.architecture)
+    from_files = bool(config["model_cfg"].get("text_cfg", {}).get("hf_tokenizer_name"))
+    options = {"local_files_only": True} if from_files else {}
+    with _quiet_transformers():
+        return open_clip.get_tokenizer(f"local-dir:{folder}", **options)
+
+
+def _require_activation(spec: ClipSpec, location: Location, model: Any) -> None:
+    """OpenAI's weights want QuickGELU, most of LAION's do not; with the wrong one all runs, only worse."""
+    from open_clip.transformer import QuickGELU
+
+    found = any(isinstance(module, QuickGELU) for module in model.modules())
+    if spec.quick_gelu is not None and found != spec.quick_gelu:
+        raise WeightsError(
+            f"{location.folder / CLIP_CONFIG} gives quick_gelu={found}, but {spec.name} was trained with "
+            f"quick_gelu={spec.quick_gelu}; {remedy(spec)}"
+        )
+
+
+def _refuse_code(weights: Path) -> None:
+    """Refuse a pickle of more than tensors here: on a TypeError open_clip loads it again without care."""
+    if weights.suffix == ".safetensors":
+        return
+    import pickle
+
+    import torch
+
+    try:
+        torch.load(weights, map_location="meta", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, TypeError, AttributeError, EOFError) as error:
+        raise ValueError(
+            f"{weights.name} is damaged, or a pickle that could run code; expected a .safetensors file"
+        ) from error
+
+
+@contextmanager
+def _loading(location: Location) -> Iterator[None]:
+    """Turn whatever a library says about files that it cannot load into one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise WeightsError(
+            f"{location.spec.name} in {location.folder} cannot be loaded: {reason}; {remedy(location.spec)}"
+        ) from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and no remark about SAM 2.1's video weights while loading; problems still raise."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
