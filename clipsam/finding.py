@@ -34,8 +34,8 @@ def find_photos(inputs: Sequence[str | Path]) -> FoundPhotos:
 
     In folders, files count as photos by their suffix; hidden files and folders are left out; other files,
     folders met twice (links may form loops) and run folders are listed in `skipped`. A file that is named
-    outright is kept whatever it is, and so is one that does not exist: reading it then says what is wrong, and
-    nothing vanishes. Sorted by path; a file that is reached twice, also through links, counts once.
+    outright is kept whatever it is, and so is one that does not exist: reading it then says what is wrong,
+    and nothing vanishes. Sorted by path; a file that is reached twice, also through links, counts once.
     """
     if not inputs:
         raise UsageError("no photos named; expected photos, folders or glob patterns")

@@ -1,0 +1,146 @@
+"""`clipsam inspect`: photos, folders and globs -> a run folder.
+
+Wiring and words only: the work is done in `clipsam/runs/inspection.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from clipsam.runs.inspection import RunSummary
+
+NOTHING_DONE, SOME_UNREADABLE, DEFECTIVE = 1, 2, 3
+LISTED = 10  # suspicious photos and errors in the summary; the run folder has them all
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    paths: list[str] = typer.Argument(
+        ..., metavar="PATH...", help="Photos, folders (with their sub-folders) or glob patterns."
+    ),
+    product: str = typer.Option("object", help="What the photos show, in a few words, such as 'bottle'."),
+    prompts: str | None = typer.Option(
+        None, metavar="FILE|NAME", help="Another prompt file; see clipsam prompts."
+    ),
+    defect: list[str] | None = typer.Option(None, help="Look for this type too; may be repeated."),
+    preset: str | None = typer.Option(None, help="The pair of models; by default the best that is here."),
+    sam: bool = typer.Option(True, "--sam/--no-sam", help="Refine with SAM, or keep CLIP's map as it is."),
+    threshold: float | None = typer.Option(
+        None, min=0.0, max=1.0, help="Where the anomaly map becomes a region; the preset's by default."
+    ),
+    device: str | None = typer.Option(
+        None, help="cpu, cuda, cuda:1 ...; a GPU by default where there is one."
+    ),
+    out: Path = typer.Option(
+        Path("clipsam-run"), metavar="DIR", help="The run folder. A run that is there goes on."
+    ),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Remove the run in --out and start anew."),
+    maps: str = typer.Option("png16", metavar="png16|tiff|none", help="How anomaly maps are kept."),
+    overlays: bool = typer.Option(
+        True, "--overlays/--no-overlays", help="Keep the photos with their regions drawn in."
+    ),
+    bit_depth: int | None = typer.Option(
+        None, min=9, max=32, help="Used bits of 16-bit grey and float photos, such as 12, if not all."
+    ),
+    fail_on_defect: bool = typer.Option(
+        False, "--fail-on-defect", help="Exit with 3 if a part is defective (if uncalibrated: suspicious)."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print the summary as one JSON object."),
+) -> int:
+    """Find and outline defects: scores, maps, masks, overlays and a table, in one run folder.
+
+    Call it again to go on after an interruption or to add photos. Exits with 0, with 1 if nothing could be
+    done, with 2 if some photos could not be read, with 3 as --fail-on-defect says.
+    """
+    from clipsam.cli._progress import Progress
+    from clipsam.runs.inspection import inspect_photos
+    from clipsam.segmenter import AnomalySegmenter
+
+    segmenter = AnomalySegmenter.from_preset(
+        preset,
+        product=product,
+        prompts=prompts,
+        defects=defect or (),
+        sam=sam,
+        threshold=threshold,
+        device=device,
+    )
+    typer.echo(f"clipsam: {segmenter.choice}", err=True)
+    try:
+        with Progress() as progress:
+            summary = inspect_photos(
+                segmenter,
+                paths,
+                out,
+                maps=maps,
+                overlays=overlays,
+                bit_depth=bit_depth,
+                overwrite=overwrite,
+                on_step=progress.step,
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"clipsam: what is done is kept in {out}; the same command goes on from there", err=True)
+        raise
+    typer.echo(json.dumps(summary.as_dict()) if as_json else in_words(summary))
+    return exit_code(summary, fail_on_defect)
+
+
+def exit_code(summary: RunSummary, fail_on_defect: bool) -> int:
+    """The exit code of a run. A defect outweighs an unreadable photo: it is what the option was given for."""
+    if len(summary.errors) == len(summary.rows):
+        return NOTHING_DONE
+    if fail_on_defect and summary.suspicious:
+        return DEFECTIVE
+    return SOME_UNREADABLE if summary.errors else 0
+
+
+def in_words(summary: RunSummary) -> str:
+    """The summary for a person: counts, the suspicious photos, the errors, where things are."""
+    lines = [_counts(summary)]
+    if summary.suspicious:
+        lines += ["", f"{_verdict(summary)}, the highest score first:"]
+    for row in summary.suspicious[:LISTED]:
+        types = ", ".join(dict.fromkeys(region["defect"] for region in row["regions"]))
+        lines.append(f"  {row['score']:.3f}  {row['path']}  {types}".rstrip())
+    lines += _more(len(summary.suspicious))
+    if summary.errors:
+        lines += ["", "not readable:"]
+    for row in summary.errors[:LISTED]:
+        lines.append(f"  {row['error']['kind']}: {row['error']['message']}")
+    lines += _more(len(summary.errors))
+    if summary.skipped:
+        lines += [
+            "",
+            f"passed over: {len(summary.skipped)} that are no photos, or were met twice (see --json)",
+        ]
+    lines += ["", f"results: {summary.folder}", f"a page to look at: clipsam report {summary.folder}"]
+    # File names need not be valid Unicode, and a terminal would choke on them.
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _counts(summary: RunSummary) -> str:
+    counts = [f"{len(summary.rows)} photos", f"{len(summary.suspicious)} {_verdict(summary)}"]
+    if summary.errors:
+        counts.append(f"{len(summary.errors)} not readable")
+    if summary.resumed:
+        counts.append(f"{summary.resumed} done before")
+    speed = f" in {summary.seconds:.1f} s ({summary.photos_per_second:.1f} photos/s)"
+    return ", ".join(counts) + (speed if summary.resumed < len(summary.rows) else "")
+
+
+def _verdict(summary: RunSummary) -> str:
+    calibrated = any(row.get("is_defective") is not None for row in summary.rows)
+    return "defective" if calibrated else "suspicious"
+
+
+def _more(count: int) -> list[str]:
+    return [f"  and {count - LISTED} more"] if count > LISTED else []

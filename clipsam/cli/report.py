@@ -1,0 +1,26 @@
+"""`clipsam report`: a run folder -> one HTML page. Wiring only: the page is `clipsam/report/page.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command("report")(report)
+
+
+def report(
+    run: Path = typer.Argument(..., metavar="RUN", help="A run folder, as clipsam inspect writes it."),
+    out: Path | None = typer.Option(None, metavar="FILE", help="Where to; by default RUN/report.html."),
+    limit: int = typer.Option(120, min=0, help="At most so many photos are shown, the highest scores first."),
+    as_json: bool = typer.Option(False, "--json", help="Print the path as a JSON object."),
+) -> None:
+    """Write one self-contained HTML page of a run: counts, scores, photos, errors, settings and hashes."""
+    from clipsam.report.page import write_report
+
+    page = write_report(run, out, limit=limit)
+    typer.echo(json.dumps({"report": str(page), "bytes": page.stat().st_size}) if as_json else str(page))
