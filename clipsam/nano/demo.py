@@ -30,7 +30,7 @@ DEMO_PARTS: tuple[tuple[str, str | None], ...] = (
 )
 """Family of part and planted defect (None: flawless), in the order of the batch, which then begins anew."""
 
-_TRIES = 8
+_TRIES = 5
 
 
 def demo_parts(n: int = 12, seed: int = 0, size: int = 384) -> list[Sample]:

@@ -28,7 +28,7 @@ from clipsam.nano.corpus.part import Part, render_part
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 SPLITS = ("train", "validation")
-SEEN_IN_PHOTO = 0.6  # in units of defects.conspicuity; below JUST_SEEN, as the camera adds noise of its own
+SEEN_IN_PHOTO = 1.0  # in units of defects.conspicuity; below JUST_SEEN, as the camera adds noise of its own
 _VALIDATION_SEEDS = 1 << 40  # keeps the seeds of the two splits apart
 
 

@@ -43,7 +43,7 @@ def bite(rng: Rng, part: Part, size: float) -> Change | None:
     if spot is None:
         return None
     size = max(size, 5.0)
-    patch = patch_at(part.solid.shape, *spot, size + 4)
+    patch = patch_at(part.solid.shape, *spot, 1.3 * size + 4)
     field = blob(rng, patch, size / 2.1, roughness=rng.uniform(0.4, 1.2), stretch=loguniform(rng, 1, 3))
     if size > 10:
         field = field + 0.03 * size * noise(rng, patch.shape, max(1.5, size / 9), 2)

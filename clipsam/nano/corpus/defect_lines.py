@@ -211,7 +211,7 @@ def wrinkle(rng: Rng, part: Part, size: float) -> Change | None:
         lines.append(
             wander(rng, *at, angle + rng.normal(0, 0.12), size * rng.uniform(0.5, 1), bend=0.3, roughness=0.2)
         )
-    broad = loguniform(rng, 1.2, 2 + size / 25)
+    broad = loguniform(rng, 1.5, 3 + size / 14)
     patch = around(part.solid.shape, lines, 3 * broad + 3)
     if patch is None:
         return None

@@ -26,12 +26,13 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Patch:
-    """A window of the picture around (y, x); `yy`, `xx` are pixel distances from that centre."""
+    """A window of the picture around (y, x); `yy`, `xx` are pixel distances from there, up to `reach`."""
 
     rows: slice
     cols: slice
     yy: Floats
     xx: Floats
+    reach: float = float("inf")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,7 +52,7 @@ def patch_at(shape: tuple[int, int], y: float, x: float, radius: float) -> Patch
     right = int(np.clip(x + reach + 1, left + 1, width))
     yy = (np.arange(top, bottom, dtype=np.float32) - np.float32(y))[:, None]
     xx = (np.arange(left, right, dtype=np.float32) - np.float32(x))[None, :]
-    return Patch(slice(top, bottom), slice(left, right), yy, xx)
+    return Patch(slice(top, bottom), slice(left, right), yy, xx, reach)
 
 
 def loguniform(rng: Rng, low: float, high: float) -> float:
@@ -154,7 +155,8 @@ def blob(
     """Signed distance (roughly, px) to the rim of a random lump: positive inside. `roughness` 0 gives an
     ellipse.
 
-    `stretch` is the ratio of the axes; the area stays that of a disc of `radius`.
+    `stretch` is the ratio of the axes; the area stays that of a disc of `radius`, or less where the
+    window is too small for it.
     """
     turn = rng.uniform(0, np.pi) if angle is None else angle
     along = (patch.xx * np.cos(turn) + patch.yy * np.sin(turn)) / np.sqrt(stretch)
@@ -164,6 +166,8 @@ def blob(
     wavy = np.ones_like(turns)
     for wave in range(2, 7):
         wavy += np.float32(roughness * rng.normal(0, 0.8) / wave) * np.cos(wave * turns + rng.uniform(0, 6.3))
+    # A lump that outgrew its window would be cut off straight.
+    radius = min(radius, 0.9 * patch.reach / (np.sqrt(stretch) * float(wavy.max())))
     rim = wavy[((np.arctan2(across, along) + np.float32(np.pi)) * np.float32(720 / 6.2832)).astype(np.int32)]
     if radius > 6 and roughness > 0.05:
         rim += np.float32(0.07 * roughness) * noise(rng, patch.shape, max(2.0, radius / 5), 2)

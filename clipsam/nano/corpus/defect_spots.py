@@ -72,7 +72,7 @@ def stain(rng: Rng, part: Part, size: float) -> Change | None:
         cover = np.clip(cover * rng.uniform(0, 0.6) + rim, 0, 1)
     cover = cover * part.solid[patch.window]
     before = part.image[patch.window]
-    strength = loguniform(rng, 0.15, 1.0)
+    strength = loguniform(rng, 0.25, 1.0)
     colour = dirt(rng) if rng.random() < 0.6 else hue(rng, rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.9))
     if rng.random() < 0.75 and before.mean() > 0.12:
         after = tint(before, np.clip(colour + 0.1, 0.05, 1), cover * strength)

@@ -79,7 +79,7 @@ MOVING: tuple[str, ...] = (
 SHARES: dict[str, float] = {"broken": 1.8, "crack": 1.5, "contamination": 1.5, "scratch": 1.2, "wrinkle": 0.8}
 """How much more often (or less) than the others a type is drawn; 1 where it is not named."""
 
-JUST_SEEN = 0.9
+JUST_SEEN = 1.2
 """Changes less conspicuous than this are not kept: nobody could be asked to find them."""
 
 LARGE: tuple[str, ...] = ("broken", "discolouration", "deformation", "uneven surface", "wrinkle", "wear")
