@@ -39,12 +39,15 @@ def slopes(relief: Field) -> tuple[Field, Field]:
     return dx, dy
 
 
-def shading(relief: Field, light: Light, depth: float = 1.0) -> Field:
-    """Lambert shading [H, W], 1 on flat ground, of a height field in pixels scaled by `depth`."""
+def shading(relief: Field, light: Light, depth: float = 1.0, ambient: float = 0.3) -> Field:
+    """Lambert shading [H, W], 1 on flat ground, of a height field in pixels scaled by `depth`.
+
+    `ambient` is the share of light that comes from everywhere, so that no side turns black.
+    """
     dx, dy = slopes(relief)
     dx, dy = dx * np.float32(depth), dy * np.float32(depth)
     lit = (light[2] - dx * light[0] - dy * light[1]) / np.sqrt(1 + dx * dx + dy * dy)
-    return np.maximum(lit, 0) * np.float32(1 / light[2])
+    return np.maximum(lit, 0) * np.float32((1 - ambient) / light[2]) + np.float32(ambient)
 
 
 def gloss(relief: Field, light: Light, depth: float = 1.0, sharpness: float = 20.0) -> Field:

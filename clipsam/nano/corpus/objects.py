@@ -6,7 +6,9 @@ from clipsam.nano.corpus import objects_electric as electric
 from clipsam.nano.corpus import objects_flat as flat
 from clipsam.nano.corpus import objects_food as food
 from clipsam.nano.corpus import objects_metal as metal
+from clipsam.nano.corpus import objects_pills as pills
 from clipsam.nano.corpus import objects_round as round_parts
+from clipsam.nano.corpus import objects_screw as screw
 from clipsam.nano.corpus.part import Family
 
 OBJECTS: dict[str, Family] = {
@@ -15,12 +17,16 @@ OBJECTS: dict[str, Family] = {
     "washer": round_parts.washer,
     "gear": round_parts.gear,
     "bearing": round_parts.bearing,
-    "tablet": round_parts.tablet,
-    "capsule": round_parts.capsule,
+    "tablet": pills.tablet,
+    "capsule": pills.capsule,
     "cable": round_parts.cable,
     "lens": round_parts.lens,
     "brush": round_parts.brush,
     "helix": metal.helix,
+    "ball_screw": screw.ball_screw,
+    "rope": screw.rope,
+    "vial": screw.vial,
+    "polished": screw.polished,
     "bolt": metal.bolt,
     "spring": metal.spring,
     "shaft": metal.shaft,

@@ -247,7 +247,9 @@ def pouch(rng: np.random.Generator, height: int, width: int) -> Part:
     shadow(rng, canvas, distance, half)
     body = cover(distance, 1.5)
     light = random_light(rng)
-    relief = dome(distance, half * 0.8) * np.float32(0.5)
+    round_u, round_v = np.square(at.u / np.float32(at.size)), np.square(at.v / np.float32(half))
+    bulge = np.maximum(1 - round_u * round_u, 0) * np.maximum(1 - round_v, 0)
+    relief = np.float32(half * rng.uniform(0.3, 0.7)) * np.sqrt(bulge)
     relief += np.float32(half * rng.uniform(0.01, 0.05)) * streaks(
         rng, height, width, at.angle, half * 0.3, half
     )

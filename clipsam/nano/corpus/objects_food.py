@@ -24,13 +24,15 @@ def cookie(rng: np.random.Generator, height: int, width: int) -> Part:
     baking."""
     canvas = backdrop(rng, height, width, 0.25)
     at = place(rng, height, width, (0.26, 0.47), upright=0)
-    distance = blob(rng, at.u, at.v, at.size * 0.93, rng.uniform(0.01, 0.07))
+    long = np.float32(rng.uniform(1, 1.3))
+    distance = blob(rng, at.u * long, at.v, at.size * 0.93, rng.uniform(0.01, 0.09))
     distance += np.float32(at.size * 0.02) * fractal(rng, height, width, at.size * 0.15, 3)
     canvas.solid = distance < 0
     shadow(rng, canvas, distance, at.size * 0.5)
-    bumps = fractal(rng, height, width, at.size * rng.uniform(0.06, 0.25), 5, rng.uniform(0.5, 0.7))
+    bumps = fractal(rng, height, width, at.size * rng.uniform(0.08, 0.3), 5, rng.uniform(0.4, 0.62))
     relief = (
-        dome(distance, at.size * rng.uniform(0.1, 0.4)) * np.float32(0.5) + np.float32(at.size * 0.02) * bumps
+        dome(distance, at.size * rng.uniform(0.1, 0.4)) * np.float32(0.5)
+        + np.float32(at.size * rng.uniform(0.004, 0.018)) * bumps
     )
     if chance(rng, 0.5):
         wrinkle = np.abs(fractal(rng, height, width, at.size * 0.25, 3))
@@ -47,14 +49,15 @@ def cookie(rng: np.random.Generator, height: int, width: int) -> Part:
     )
     for _ in range(int(pick(rng, [0, 4, 8, 14]))):
         t, away = rng.uniform(0, 6.28), at.size * 0.85 * math.sqrt(rng.random())
-        size = at.size * rng.uniform(0.03, 0.1)
+        size = at.size * rng.uniform(0.03, 0.12)
         cu, cv = away * math.cos(t), away * math.sin(t)
         c, s = math.cos(at.angle), math.sin(at.angle)
         where = canvas.window(at.cy + cu * s + cv * c, at.cx + cu * c - cv * s, size * 1.7 + 2)
         if where is None:
             continue
         shape = blob(rng, at.u[where] - np.float32(cu), at.v[where] - np.float32(cv), size, 0.25)
-        lit = shading(dome(shape, size * 0.7), light, 0.7)
+        mound = dome(shape, size * 0.7)
+        lit = shading(mound, light, 0.7) + rng.uniform(0, 2) * gloss(mound, light, 0.7, 60)
         canvas.piece("chip", cover(shape, 1.5) * body[where], chip[:, None, None] * lit, where)
     names = pick(
         rng, [("cookie", "biscuit", "chocolate chip cookie"), ("cracker", "biscuit"), ("patty", "food")]

@@ -298,7 +298,9 @@ def casting(rng: np.random.Generator, height: int, width: int) -> Part:
     canvas = backdrop(rng, height, width)
     at = place(rng, height, width, (0.32, 0.46), upright=0.2)
     number = int(rng.integers(2, 5))
-    spots = [(rng.uniform(-0.7, 0.7) * at.size, rng.uniform(-0.7, 0.7) * at.size) for _ in range(number)]
+    begin = rng.uniform(0, 2 * math.pi)
+    turns = [begin + 2 * math.pi * (k + rng.uniform(-0.2, 0.2)) / number for k in range(number)]
+    spots = [(0.7 * at.size * math.cos(t), 0.7 * at.size * math.sin(t)) for t in turns]
     sizes = [at.size * rng.uniform(0.16, 0.34) for _ in spots]
     distance = np.full((height, width), np.float32(1e3))
     for (pu, pv), size in zip(spots, sizes, strict=True):

@@ -1,5 +1,4 @@
-"""Round products seen along their axis: bottles, jars, caps, washers, nuts, gears, bearings, tablets,
-cables, lenses.
+"""Round products seen along their axis: bottles, caps, washers, gears, bearings, cables, lenses; brushes.
 
 Input: a generator and a size. Output: a `Part` of kind "object" with a background.
 It does not know of defects or the camera.
@@ -40,18 +39,51 @@ def rings(rng: np.random.Generator, canvas: Canvas, at: Place, inner: float, bas
     canvas.paint(body, base)
     canvas.shade(1 + body * (tones[np.minimum((radius * 800).astype(np.int32), 1023)] - 1))
     tint = vary(rng, pick(rng, [(1, 1, 1), (1, 0.8, 0.6), (0.8, 0.9, 1)]), 0.05)
+    lean_u, lean_v = rng.normal(0, 0.012, 2).astype(np.float32) / np.float32(at.size)
     for edge in edges:
         width = np.float32(rng.uniform(0.004, 0.025))
-        line = np.exp(-np.square((radius - np.float32(edge)) / width)) * body
+        shifted = radius + (at.u * lean_u + at.v * lean_v) * np.float32(rng.uniform(0, 1))
+        line = np.exp(-np.square((shifted - np.float32(edge)) / width)) * body
         light = arcs(rng, turn, int(rng.integers(1, 6))) * (1 if chance(rng, 0.7) else rng.uniform(0.2, 0.8))
         canvas.glow(line * light * np.float32(rng.uniform(0.15, 0.8)), tint if chance(rng, 0.5) else None)
         if chance(rng, 0.5):
             canvas.shade(1 - line * np.float32(rng.uniform(0.2, 0.7)))
+    glints(rng, canvas, radius, turn, edges.tolist(), tint)
+
+
+def glints(
+    rng: np.random.Generator, canvas: Canvas, radius: Field, turn: Field, edges: list[float], tint: Field
+) -> None:
+    """What glass lips always show: one ragged bright arc, a few hot glints, a band of rough wall."""
+    height, width = radius.shape
+    edges = [min(edge, 0.9) for edge in edges]  # a ragged outline would look broken
+    rough = smooth(rng, height, width, rng.uniform(1.2, 4))
+    if chance(rng, 0.6):
+        thick = rng.uniform(0.008, 0.03)
+        place_in = np.abs(radius - np.float32(pick(rng, edges)) + np.float32(0.006) * rough)
+        ragged = soft_step(place_in, thick, thick * 0.6) * soft_step(rough, -0.6, 0.4)
+        warm = vary(rng, pick(rng, [(1.0, 0.5, 0.25), (0.9, 0.9, 0.9), (0.7, 0.85, 1.0)]), 0.06)
+        canvas.glow(
+            ragged * arcs(rng, turn, int(rng.integers(2, 7))) * np.float32(rng.uniform(0.2, 0.8)), warm
+        )
+    for _ in range(int(rng.integers(0, 4))):
+        at_turn, at_edge = rng.uniform(-0.5, 0.5), pick(rng, edges)
+        gap = turn - np.float32(at_turn)
+        gap = (gap - np.round(gap)) * np.float32(6.28 * at_edge)
+        spread, long = rng.uniform(0.008, 0.03), rng.uniform(0.015, 0.09)
+        away = np.square((radius - np.float32(at_edge)) / np.float32(spread)) + np.square(
+            gap / np.float32(long)
+        )
+        canvas.glow(np.exp(-away) * soft_step(rough, -0.3, 0.7) * np.float32(rng.uniform(0.3, 1.2)), tint)
+    if chance(rng, 0.5):
+        low = rng.uniform(edges[0] - 0.05, edges[-1] - 0.05)
+        band = soft_step(radius, low, low + 0.02) * soft_step(radius, low + rng.uniform(0.1, 0.2), low + 0.08)
+        canvas.shade(1 + band * np.float32(rng.uniform(0.08, 0.35)) * rough)
 
 
 def bottle(rng: np.random.Generator, height: int, width: int) -> Part:
     """A bottle or jar seen into its mouth: wall, lip, ring lights, the dark or tinted inside."""
-    canvas = backdrop(rng, height, width, 0.6)
+    canvas = backdrop(rng, height, width, 0.7)
     at = place(rng, height, width, (0.36, 0.49), cut=0.1)
     inner = rng.uniform(0.35, 0.68)
     radius = at.radius
@@ -60,7 +92,14 @@ def bottle(rng: np.random.Generator, height: int, width: int) -> Part:
         rng,
         pick(
             rng,
-            [(0.2, 0.22, 0.24), (0.25, 0.17, 0.1), (0.15, 0.3, 0.2), (0.5, 0.55, 0.57), (0.75, 0.78, 0.8)],
+            [
+                (0.2, 0.22, 0.24),
+                (0.14, 0.14, 0.19),
+                (0.25, 0.17, 0.1),
+                (0.15, 0.3, 0.2),
+                (0.5, 0.55, 0.57),
+                (0.75, 0.78, 0.8),
+            ],
         ),
         0.06,
     )
@@ -78,7 +117,7 @@ def bottle(rng: np.random.Generator, height: int, width: int) -> Part:
     )
     ring = np.exp(-np.square((depth - np.float32(floor)) / np.float32(rng.uniform(1, 4))))
     canvas.glow(mouth * ring * arcs(rng, at.turn, 3) * np.float32(rng.uniform(0, 0.25)))
-    canvas.shade(1 + 0.08 * fractal(rng, height, width, at.size * 0.2, 3))
+    canvas.shade(1 + canvas.solid * np.float32(0.06) * fractal(rng, height, width, at.size * 0.2, 3))
     canvas.note("mouth", (mouth > 0.5) & canvas.solid)
     names = pick(
         rng,
@@ -239,66 +278,6 @@ def bearing(rng: np.random.Generator, height: int, width: int) -> Part:
     return canvas.finish(("bearing", "ball bearing", "roller bearing"), "object", light, body * 4)
 
 
-def tablet(rng: np.random.Generator, height: int, width: int) -> Part:
-    """A tablet or pill: domed, speckled or plain, with a score line or print."""
-    canvas = backdrop(rng, height, width)
-    aspect = pick(rng, [1.0, 1.0, 1.6, 2.2])
-    at = place(rng, height, width, (0.2, 0.46), aspect=aspect)
-    half = at.size / aspect
-    distance = box(at.u, at.v, at.size, half, half * rng.uniform(0.7, 1.0))
-    canvas.solid = distance < 0
-    shadow(rng, canvas, distance, at.size)
-    relief = dome(distance, half * rng.uniform(0.2, 1.0)) * np.float32(rng.uniform(0.4, 0.9))
-    base = any_colour(rng, 0.6) if chance(rng, 0.5) else vary(rng, (0.9, 0.89, 0.86), 0.06)
-    if chance(rng, 0.5):
-        score = np.exp(-np.square(at.u / np.float32(max(1.0, half * 0.05))))
-        relief -= score * np.float32(half * 0.08)
-    light = random_light(rng)
-    body = cover(distance)
-    canvas.paint(body, base)
-    if chance(rng, 0.4):
-        specks = soft_step(smooth(rng, height, width, rng.uniform(1, 2.5)), rng.uniform(0.5, 1.1), 1.3)
-        canvas.paint(body * specks * np.float32(0.8), any_colour(rng, 0.8))
-    canvas.shade(1 + body * (shading(relief, light, rng.uniform(0.3, 0.9)) - 1))
-    canvas.glow(body * gloss(relief, light, 0.6, 30) * np.float32(rng.uniform(0, 0.3)))
-    if chance(rng, 0.45):
-        ink = legend(rng, at.u, at.v, at.size * 0.45, half * 0.35) * body
-        canvas.piece("print", ink * np.float32(0.85), base * np.float32(rng.uniform(0.2, 0.8)))
-    return canvas.finish(("pill", "tablet", "lozenge", "drug tablet"), "object", light, relief)
-
-
-def capsule(rng: np.random.Generator, height: int, width: int) -> Part:
-    """A two-coloured gelatine capsule with a long highlight and print."""
-    canvas = backdrop(rng, height, width)
-    aspect = rng.uniform(2.2, 3.2)
-    at = place(rng, height, width, (0.3, 0.47), aspect=aspect)
-    half = at.size / aspect
-    distance = box(at.u, at.v, at.size, half, half)
-    canvas.solid = distance < 0
-    shadow(rng, canvas, distance, half)
-    relief = dome(distance, half)
-    light = random_light(rng)
-    body = cover(distance)
-    one, other = any_colour(rng, 0.8), any_colour(rng, 0.8)
-    seam = at.size * rng.uniform(-0.25, 0.25)
-    canvas.paint(body, one)
-    canvas.note("cap", (distance < 0) & (at.u > seam))
-    canvas.paint(body * cover(np.float32(seam) - at.u), other)
-    canvas.shade(1 + body * (shading(relief, light, rng.uniform(0.3, 0.7)) - 1))
-    canvas.shade(1 - 0.4 * body * np.exp(-np.square((at.u - np.float32(seam)) / 1.2)))
-    stripe = np.exp(-np.square((at.v - np.float32(half * rng.uniform(-0.6, 0.6))) / np.float32(half * 0.1)))
-    canvas.glow(
-        body
-        * stripe
-        * soft_step(np.abs(at.u), at.size * 0.9, at.size * 0.7)
-        * np.float32(rng.uniform(0.1, 0.5))
-    )
-    if chance(rng, 0.6):
-        ink = legend(rng, at.u - np.float32(at.size * 0.4), at.v, at.size * 0.3, half * 0.35) * body
-        canvas.piece("print", ink * np.float32(0.9), any_colour(rng, 0.3))
-    return canvas.finish(("capsule", "medicine capsule", "gel capsule"), "object", light, relief)
-
-
 def cable(rng: np.random.Generator, height: int, width: int) -> Part:
     """A cable cut across: sheath, insulated cores, strands of copper."""
     canvas = backdrop(rng, height, width)
@@ -348,7 +327,7 @@ def lens(rng: np.random.Generator, height: int, width: int) -> Part:
     for _ in range(int(rng.integers(1, 5))):
         t, away, r = rng.uniform(0, 6.28), aperture * rng.uniform(0, 0.6), aperture * rng.uniform(0.06, 0.4)
         du, dv = at.u - np.float32(away * math.cos(t)), at.v - np.float32(away * math.sin(t))
-        spot = cover(np.sqrt(du * du + dv * dv) - np.float32(r), rng.uniform(1, r))
+        spot = cover(np.sqrt(du * du + dv * dv) - np.float32(r), rng.uniform(1, max(r, 2)))
         canvas.glow(glass * spot * np.float32(rng.uniform(0.05, 0.5)), any_colour(rng, 0.6))
     canvas.note("glass", (glass > 0.5))
     names = pick(

@@ -18,6 +18,7 @@ from clipsam.nano.corpus.noise import (
     cells,
     chance,
     fractal,
+    lookup,
     pick,
     smooth,
     streaks,
@@ -47,7 +48,7 @@ def backdrop(rng: np.random.Generator, height: int, width: int, bright: float = 
     if chance(rng, bright):
         level = rng.uniform(0.82, 1.0)
         canvas = Canvas(height, width, vary(rng, (level, level, level), 0.015))
-        canvas.shade(1 + rng.uniform(0, 0.06) * smooth(rng, height, width, min(height, width) * 0.5))
+        canvas.shade(1 + rng.uniform(0, 0.025) * smooth(rng, height, width, min(height, width) * 0.5))
         return canvas
     style = pick(rng, ["black", "dark", "plain", "plain", "cloth", "grain", "streak", "belt"])
     if style == "black":
@@ -75,7 +76,26 @@ def backdrop(rng: np.random.Generator, height: int, width: int, bright: float = 
         first, _, _ = cells(rng, y / np.float32(7), x / np.float32(7), 0.1)
         tone += rng.uniform(0.05, 0.2) * (0.4 - first)
     canvas.shade(1 + tone)
+    if chance(rng, 0.2):
+        tray_edge(rng, canvas)
     return canvas
+
+
+def tray_edge(rng: np.random.Generator, canvas: Canvas) -> None:
+    """The straight edge of a tray, table or fixture near one border, with its lamp-lit rim."""
+    y, x = axes(canvas.height, canvas.width)
+    turn = int(rng.integers(4)) * math.pi / 2 + rng.normal(0, 0.06)
+    reach = (y - canvas.height / 2) * math.sin(turn) + (x - canvas.width / 2) * math.cos(turn)
+    limit = (
+        rng.uniform(0.7, 0.95)
+        * (abs(math.sin(turn)) * canvas.height + abs(math.cos(turn)) * canvas.width)
+        / 2
+    )
+    beyond = (reach - np.float32(limit)).astype(np.float32)
+    canvas.paint(np.clip(beyond + 0.5, 0, 1), any_colour(rng, 0.2))
+    rim = np.exp(-np.square(beyond / np.float32(rng.uniform(1, 6))))
+    shine = np.clip(0.6 + 0.5 * smooth(rng, canvas.height, canvas.width, 60), 0, 1)
+    canvas.glow(rim * np.float32(rng.uniform(-0.3, 0.6)) * shine)
 
 
 def shadow(rng: np.random.Generator, canvas: Canvas, distance: Field, size: float) -> None:
@@ -109,6 +129,30 @@ def cylinder(rng: np.random.Generator, across: Field, windows: int = 3) -> Field
     return along(
         surroundings(rng, windows), normal * np.float32(rng.uniform(0.7, 1.6)) + np.float32(rng.random())
     )
+
+
+def mirror(rng: np.random.Generator) -> Field:
+    """A picture [64, 64] of the surroundings that curved shiny metal mirrors: soft walls, bright and dark
+    boxes."""
+    y, x = axes(64, 64)
+    table = 0.6 + 0.18 * smooth(rng, 64, 64, 14)
+    for _ in range(int(rng.integers(2, 7))):
+        cy, cx, edge = rng.uniform(0, 64), rng.uniform(0, 64), rng.uniform(0.7, 6)
+        half_y, half_x = rng.uniform(1.5, 14), rng.uniform(1.5, 14)
+        gap_y, gap_x = (
+            np.abs(y - np.float32(cy)) - np.float32(half_y),
+            np.abs(x - np.float32(cx)) - np.float32(half_x),
+        )
+        inside = np.clip(np.float32(0.5) - np.maximum(gap_y, gap_x) * np.float32(1 / edge), 0, 1)
+        table += (
+            (np.float32(pick(rng, [0.1, 0.25, 1.3, 1.7])) - table) * inside * np.float32(rng.uniform(0.4, 1))
+        )
+    return np.clip(table, 0.05, 1.8)
+
+
+def reflected(table: Field, nx: Field, ny: Field) -> Field:
+    """What a surface with normals (nx, ny) in [-1, 1] shows of the surroundings `table` (see `mirror`)."""
+    return lookup(table, ny * np.float32(28) + np.float32(32), nx * np.float32(28) + np.float32(32))
 
 
 def arcs(rng: np.random.Generator, turn: Field, count: int) -> Field:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clipsam.nano.corpus import surfaces_fibre as fibre
+from clipsam.nano.corpus import surfaces_joined as joined
 from clipsam.nano.corpus import surfaces_metal as metal
 from clipsam.nano.corpus import surfaces_mineral as mineral
 from clipsam.nano.corpus.part import Family
@@ -44,4 +45,8 @@ SURFACES: dict[str, Family] = {
     "rubber": mineral.rubber,
     "honeycomb": mineral.honeycomb,
     "solar_cell": mineral.solar_cell,
+    "stitched": joined.stitched,
+    "weld": joined.weld,
+    "layered": joined.layered,
+    "panel": joined.panel,
 }

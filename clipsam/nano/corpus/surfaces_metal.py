@@ -245,6 +245,15 @@ def grainy_strip(rng: np.random.Generator, height: int, width: int) -> Part:
     grey = rng.uniform(0.3, 0.75)
     canvas = Canvas(height, width, vary(rng, (grey, grey, grey), 0.01))
     canvas.shade(1 + tone)
+    if chance(rng, 0.45):
+        y, x = axes(height, width)
+        side = pick(rng, [x, width - x, y, height - y])
+        line = rng.uniform(0.0, 0.1) * min(height, width)
+        wander = np.float32(rng.uniform(0, 3)) * smooth(rng, height, width, 10)
+        outer = soft_step(side + wander, line + 1.5, line - 1.5)
+        canvas.paint(outer, np.full(3, pick(rng, [0.03, 0.2, 0.85]), np.float32))
+        fall = np.exp((side - np.float32(line)) * np.float32(-1 / rng.uniform(3, 20)))
+        canvas.shade(1 - np.float32(rng.uniform(0, 0.4)) * np.minimum(fall, 1) * (1 - outer))
     names = ("commutator", "commutator surface", "sintered strip", "metal strip")
     return canvas.finish(names, "surface", random_light(rng), tone * 3)
 
