@@ -143,7 +143,7 @@ def deformation(rng: Rng, part: Part, size: float) -> Change | None:
     after = after * (1 + bent * part.solid[patch.window])[..., None]
     # What moves within an even texture looks the same as before: only moved structure is a visible change.
     before = part.image[patch.window]
-    change = blur(strongest(np.abs(blur(after, 2.5) - blur(before, 2.5))), 1.5)
+    change = blur(strongest(np.abs(blur(after, 2.5) - blur(before, 2.5))), max(1.5, size / 12))
     return outline(part, patch, after, (np.hypot(dy, dx) > 1.0) & (change > 0.03))
 
 
