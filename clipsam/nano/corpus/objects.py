@@ -9,6 +9,7 @@ from clipsam.nano.corpus import objects_metal as metal
 from clipsam.nano.corpus import objects_pills as pills
 from clipsam.nano.corpus import objects_round as round_parts
 from clipsam.nano.corpus import objects_screw as screw
+from clipsam.nano.corpus import objects_swatch as swatches
 from clipsam.nano.corpus.part import Family
 
 OBJECTS: dict[str, Family] = {
@@ -46,4 +47,5 @@ OBJECTS: dict[str, Family] = {
     "tray": flat.tray,
     "moulded": flat.moulded,
     "pouch": flat.pouch,
+    "swatch": swatches.swatch,
 }

@@ -116,7 +116,7 @@ def circuit_board(rng: np.random.Generator, height: int, width: int) -> Part:
     )
     track *= (scatter(rng, i, j) > 0.4) * body
     canvas.shade(1 + track * np.float32(rng.uniform(-0.25, 0.45)))
-    columns, rows = int(rng.integers(2, 6)), int(rng.integers(2, 5))
+    columns, rows = int(rng.integers(2, 9)), int(rng.integers(2, 6))
     size = min(at.size / columns, half / rows) * 0.8
     for row in range(rows):
         for column in range(columns):

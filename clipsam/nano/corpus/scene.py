@@ -165,4 +165,4 @@ def arcs(rng: np.random.Generator, turn: Field, count: int) -> Field:
         table = np.maximum(
             table, np.float32(rng.uniform(0.3, 1)) * np.exp(sharp * (np.cos(t - rng.uniform(0, 6.28)) - 1))
         )
-    return along(table.astype(np.float32), turn)
+    return table.astype(np.float32)[(turn * np.float32(512)).astype(np.int32) & 511]

@@ -169,7 +169,7 @@ def cobbles(rng: np.random.Generator, height: int, width: int) -> Part:
     """Rounded stones or pebbles side by side; also crackle glaze and scales."""
     size = log_uniform(rng, 10, 60)
     u, v = rotated(height, width, rng.uniform(0, 3))
-    first, second, value = cells(rng, v / np.float32(size), u / np.float32(size), rng.uniform(0.4, 0.9))
+    first, second, value = cells(rng, v / np.float32(size), u / np.float32(size), pick(rng, [0.5, 0.7, 0.9]))
     relief = np.minimum((second - first) * np.float32(rng.uniform(1.2, 4)), 1)
     relief = relief * (2 - relief) * np.float32(size * 0.2)
     light = random_light(rng)
