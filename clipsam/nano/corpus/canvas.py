@@ -126,7 +126,7 @@ def colour(red: float, green: float, blue: float) -> Field:
 def vary(rng: np.random.Generator, base: Sequence[float] | Field, amount: float = 0.08) -> Field:
     """`base` [3] with its brightness and each channel moved at random."""
     shift = rng.normal(0, amount) + rng.normal(0, amount / 3, 3)
-    return np.clip(np.asarray(base, dtype=np.float32) + shift.astype(np.float32), 0.01, 1).astype(np.float32)
+    return np.clip(np.asarray(base, dtype=np.float32) + shift.astype(np.float32), 0.04, 1).astype(np.float32)
 
 
 def any_colour(rng: np.random.Generator, vivid: float = 0.5) -> Field:
