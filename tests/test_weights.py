@@ -184,6 +184,26 @@ def test_sam_of_the_hub_cache(tmp_path, hub_cache):
     assert {p.dtype for p in parts.model.parameters()} == {torch.float32}
 
 
+def test_sam_parts_fit_the_refiner(tmp_path):
+    import numpy as np
+
+    from clipsam.sam import SamRefiner
+    from clipsam.settings import SamSettings
+
+    parts = load_sam(SamSpec("mine", folder=str(tiny_hub.write_sam(tmp_path / "own"))))
+    refiner = SamRefiner(
+        parts.model,
+        parts.processor,
+        name=parts.name,
+        weights_hash=parts.weights_hash,
+        device="cpu",
+        dtype="float32",
+    )
+    assert (refiner.name, refiner.weights_hash) == ("mine", parts.weights_hash)
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    assert refiner.refine(pixels, (), np.zeros((40, 60), np.float32), SamSettings()) == ()
+
+
 def test_sharded_sam(tmp_path):
     folder = tiny_hub.write_sam(tmp_path / "own", max_shard_size="50KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1
