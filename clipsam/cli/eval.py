@@ -1,0 +1,160 @@
+"""`clipsam eval`: a dataset -> metrics.json, metrics.csv and a table.
+
+Wiring and words only: the work is done in `clipsam/evaluate.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from clipsam.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipsam.datasets import Dataset
+    from clipsam.evaluate import Evaluation
+    from clipsam.protocol import EvalProtocol
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command("eval")(evaluate_command)
+
+
+def evaluate_command(
+    dataset: str = typer.Option(
+        ..., metavar="mvtec|visa|btad|mpdd|folder|csv", help="How the data are laid out."
+    ),
+    root: Path = typer.Option(..., metavar="DIR", help="Where they are; for csv the file."),
+    category: list[str] = typer.Option([], help="Only this category; may be repeated."),
+    product: list[str] = typer.Option(
+        [], metavar="CATEGORY=WORDS", help="What a category shows, in words; may be repeated."
+    ),
+    out: Path = typer.Option(
+        Path("clipsam-eval"),
+        metavar="DIR",
+        help="Where figures go. Categories that are finished there are kept.",
+    ),
+    preset: str | None = typer.Option(None, help="The pair of models; by default the best that is here."),
+    prompts: str | None = typer.Option(
+        None, metavar="FILE|NAME", help="Another prompt file; see clipsam prompts."
+    ),
+    defect: list[str] = typer.Option([], help="Look for this type too; may be repeated."),
+    sam: bool | None = typer.Option(
+        None, "--sam/--no-sam", help="Refine with SAM (default), or CLIP's map alone."
+    ),
+    protocol: str = typer.Option(
+        "photo", metavar="FILE|NAME", help="How to score; options given here go before it."
+    ),
+    resolution: int | None = typer.Option(
+        None, min=0, help="Compare pixels as squares of this side; 0: at each photo's own size."
+    ),
+    track: str = typer.Option(
+        "training-free", help="Whose published figures stand beside: training-free, aux, batch."
+    ),
+    dump_maps: bool = typer.Option(False, "--dump-maps", help="Write every map as float TIFF to OUT/maps."),
+    leave_out_faulty: bool = typer.Option(
+        False, "--leave-out-faulty", help="Score without the photos whose files have faults."
+    ),
+    workers: int = typer.Option(1, min=1, help="Processes that share the photos."),
+    device: str | None = typer.Option(
+        None, help="cpu, cuda, cuda:1 ...; a GPU by default where there is one."
+    ),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Forget what is finished in --out."),
+    as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON instead of tables."),
+) -> None:
+    """Measure on a dataset with masks: AUROC, PRO, AP and F1-max per category and as mean, coarse and fused.
+
+    Read in place; mistakes in the layout are listed before the first photo is scored. Call it again to go
+    on after an interruption: finished categories are kept.
+    """
+    from clipsam.datasets import open_dataset
+    from clipsam.evaluate import evaluate
+    from clipsam.evaluation_table import TRACKS
+    from clipsam.protocol import load_protocol
+    from clipsam.scoring import SegmenterRecipe
+
+    if track not in TRACKS:
+        raise UsageError(f"track '{track}' is unknown; expected one of {', '.join(TRACKS)}.")
+    chosen = _with_options(load_protocol(protocol), preset, prompts, sam, resolution)
+    data = open_dataset(dataset, root, category).called(_products(product))
+    _say(_contents(data))
+    recipe = SegmenterRecipe(chosen.preset, chosen.prompts, tuple(defect), chosen.sam, device)
+    result = evaluate(
+        recipe,
+        data,
+        resolution=chosen.resolution,
+        out=out,
+        overwrite=overwrite,
+        dump_maps=dump_maps,
+        leave_out_faulty=leave_out_faulty,
+        workers=workers,
+        on_photo=_progress(data),
+    )
+    if as_json:
+        typer.echo(json.dumps(result.to_dict()))
+    else:
+        _print(result, track, out)
+
+
+def _with_options(
+    protocol: EvalProtocol, preset: str | None, prompts: str | None, sam: bool | None, resolution: int | None
+) -> EvalProtocol:
+    from dataclasses import replace
+
+    given: dict[str, Any] = {"preset": preset, "prompts": prompts, "sam": sam, "resolution": resolution}
+    given = {name: value for name, value in given.items() if value is not None}
+    if resolution == 0:
+        given["resolution"] = None
+    return replace(protocol, **given)
+
+
+def _products(pairs: list[str]) -> dict[str, str]:
+    products = {}
+    for pair in pairs:
+        name, sign, words = pair.partition("=")
+        if not (name.strip() and sign and words.strip()):
+            raise UsageError(
+                f"--product '{pair}' makes no sense; expected CATEGORY=WORDS, such as screw='ball screw'."
+            )
+        products[name.strip()] = words.strip()
+    return products
+
+
+def _contents(data: Dataset) -> str:
+    photos = sum(len(category.samples) for category in data.categories)
+    absent = f"; absent: {', '.join(data.absent)}" if data.absent else ""
+    return f"{data.title}: {len(data.categories)} categories, {photos} test photos{absent}"
+
+
+def _progress(data: Dataset) -> Callable[[str, int], None]:
+    totals = {category.name: len(category.samples) for category in data.categories}
+    step = 1 if sys.stderr.isatty() else 50
+
+    def tell(category: str, done: int) -> None:
+        if done % step == 0 or done == totals[category]:
+            end = "\r" if sys.stderr.isatty() and done < totals[category] else "\n"
+            print(f"clipsam: {category} {done}/{totals[category]}", file=sys.stderr, end=end, flush=True)
+
+    return tell
+
+
+def _print(result: Evaluation, track: str, out: Path) -> None:
+    from clipsam.evaluation_table import beside_published, to_text
+
+    for problem in result.problems:
+        _say(str(problem))
+    typer.echo(to_text(result))
+    published = beside_published(result, track)
+    if published:
+        typer.echo(f"\n{published}")
+    typer.echo(f"\nmetrics.json, metrics.csv: {out}")
+
+
+def _say(text: str) -> None:
+    typer.echo(f"clipsam: {text}", err=True)

@@ -1,0 +1,167 @@
+"""Tables of an evaluation: text for people, CSV for spreadsheets, published figures beside ours.
+
+Input: `Evaluation`. Output: strings, figures in per cent. `eval/published.csv` holds what others report; a
+track (training-free, aux, batch) says what a method has seen, and tables never mix tracks. Knows nothing of
+maps.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipsam.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipsam.evaluate import Evaluation
+
+TRACKS = {
+    "training-free": "no training, one photo at a time",
+    "aux": "trained on the masks of another set, one photo at a time",
+    "batch": "sees the unlabelled test set at once",
+}
+_HEADS = {
+    "image_auroc": "I-AUROC",
+    "image_ap": "I-AP",
+    "image_f1_max": "I-F1max",
+    "pixel_auroc": "AUROC",
+    "pro": "PRO",
+    "pixel_ap": "AP",
+    "pixel_f1_max": "F1max",
+    "pro_005": "PRO@.05",
+}
+_PUBLISHED_HEADS = ("image_auroc", "pixel_auroc", "pixel_f1_max", "pixel_ap", "pro")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published figure, in per cent. Unsure ones were not read in the original paper."""
+
+    method: str
+    track: str
+    dataset: str
+    metric: str
+    value: float
+    source: str
+    is_sure: bool
+
+
+def load_published(path: Path | None = None) -> tuple[Published, ...]:
+    """Read the published figures: the shipped file, or another of the same columns."""
+    path = path or _shipped_file()
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    wrong = sorted({row["track"] for row in rows} - set(TRACKS))
+    if wrong:
+        raise UsageError(f"{path} has the track {', '.join(wrong)}; expected {', '.join(TRACKS)}.")
+    return tuple(
+        Published(
+            row["method"],
+            row["track"],
+            row["dataset"],
+            row["metric"],
+            float(row["value"]),
+            row["source"],
+            row["certainty"] == "sure",
+        )
+        for row in rows
+    )
+
+
+def to_text(evaluation: Evaluation) -> str:
+    """The table of categories and their mean, kinds of map side by side, and the seconds per photo."""
+    rows = []
+    for name, entry in evaluation.categories.items():
+        for variant, figures in entry["figures"].items():
+            rows.append([name, variant, *(_percent(figures[head]) for head in _HEADS)])
+    for variant, figures in evaluation.mean.items():
+        rows.append(["mean", variant, *(_percent(figures[head]) for head in _HEADS)])
+    lines = [_aligned([["category", "map", *_HEADS.values()], *rows])]
+    lines.append(_seconds(evaluation))
+    scoring, dataset = evaluation.scoring, evaluation.dataset
+    lines.append(f"per cent; pixels compared at the resolution: {scoring['resolution']}")
+    if dataset["absent"]:
+        lines.append(f"absent, and not in the mean: {', '.join(dataset['absent'])}")
+    if dataset["left_out"]:
+        lines.append(f"left out because of faults: {len(dataset['left_out'])} files")
+    return "\n".join(lines)
+
+
+def beside_published(evaluation: Evaluation, track: str, published: Sequence[Published] | None = None) -> str:
+    """Our mean among the published ones of the same dataset and track; "" where nothing is comparable.
+
+    A mean can stand beside published ones only when all categories of the dataset are in it.
+    """
+    rows = load_published() if published is None else published
+    rows = [row for row in rows if row.dataset == evaluation.dataset["kind"] and row.track == track]
+    if not rows or evaluation.dataset["absent"]:
+        return ""
+    table = [["method", *(_HEADS[name] for name in _PUBLISHED_HEADS)]]
+    for method in dict.fromkeys(row.method for row in rows):
+        found = {row.metric: row for row in rows if row.method == method}
+        table.append([method, *(_published(found.get(name)) for name in _PUBLISHED_HEADS)])
+    for variant, figures in evaluation.mean.items():
+        table.append([f"this run, {variant}", *(_percent(figures[name]) for name in _PUBLISHED_HEADS)])
+    title = f"published on {evaluation.dataset['name']}, track {track} ({TRACKS[track]})"
+    title += "; ? = not read in the paper"
+    return f"{title}\n{_aligned(table)}"
+
+
+def to_csv(evaluation: Evaluation) -> str:
+    """One line per category, type of defect and kind of map, in [0, 1]; empty where undefined."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["category", "defect", "map", "photos", *_HEADS])
+    final = evaluation.variants[0]
+    for name, entry in evaluation.categories.items():
+        for variant, figures in entry["figures"].items():
+            writer.writerow([name, "all", variant, figures["photos"], *(figures[head] for head in _HEADS)])
+        for defect, figures in entry["defects"].items():
+            writer.writerow([name, defect, final, "", *(figures[head] for head in _HEADS)])
+    for variant, means in evaluation.mean.items():
+        writer.writerow(["mean", "all", variant, "", *(means[head] for head in _HEADS)])
+    return text.getvalue()
+
+
+def _seconds(evaluation: Evaluation) -> str:
+    photos = sum(entry["photos"] for entry in evaluation.categories.values())
+    spent: dict[str, float] = {}
+    for entry in evaluation.categories.values():
+        for stage, seconds in entry["seconds"].items():
+            spent[stage] = spent.get(stage, 0.0) + seconds
+    wall = spent.pop("wall", 0.0)
+    stages = ", ".join(f"{stage} {1000 * seconds / photos:.1f}" for stage, seconds in spent.items())
+    return f"{photos} photos in {wall:.1f} s; ms per photo: {stages}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _published(row: Published | None) -> str:
+    return "-" if row is None else f"{row.value:.1f}" + ("" if row.is_sure else "?")
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lefts = sum(1 for head in rows[0] if head in ("category", "map", "method"))
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < lefts else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _shipped_file() -> Path:
+    package = Path(__file__).parent
+    for path in (package / "_eval" / "published.csv", package.parent / "eval" / "published.csv"):
+        if path.is_file():
+            return path
+    raise UsageError(f"{package}: the shipped published.csv is missing; install clipsam again.")

@@ -1,0 +1,262 @@
+"""evaluate: figures that independent lines reproduce from the dumped maps; resume; workers; refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, roc_auc_score
+from tiny_dataset import darkness, draw_category
+
+from clipsam.datasets import open_dataset
+from clipsam.errors import RunError, UsageError
+from clipsam.evaluate import evaluate
+from clipsam.evaluation_table import beside_published, load_published, to_csv, to_text
+from clipsam.metrics import PixelMetrics
+from clipsam.protocol import load_protocol, shipped_protocols
+from clipsam.settings import FusionSettings
+
+
+class DarkSegmenter:
+    """Like `AnomalySegmenter`, with darkness for a coarse map and a sharpened one for the fused."""
+
+    def __init__(
+        self,
+        preset: Any = None,
+        clip: Any = None,
+        sam: Any = "sam",
+        prompts: Any = None,
+        product: str = "object",
+    ) -> None:
+        self.preset = preset or SimpleNamespace(fusion=FusionSettings())
+        self.clip, self.sam, self.prompts, self.product = clip, sam, prompts, product
+
+    def segment(self, pixels: np.ndarray) -> Any:
+        coarse = darkness(pixels)
+        fused = ndimage.median_filter(coarse, 3)
+        timings = {"clip": 0.25, "sam": 0.5}
+        score = 0.5 * float(fused.max())
+        return SimpleNamespace(coarse_map=coarse, anomaly_map=fused, score=score, timings=timings)
+
+    def manifest(self) -> dict[str, Any]:
+        return {"preset": "dark", "product": self.product}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    draw_category(tmp_path / "data/lid", 1)
+    draw_category(tmp_path / "data/gear_wheel", 2, size=(48, 48))
+    return tmp_path / "data"
+
+
+def without_seconds(content: dict[str, Any]) -> dict[str, Any]:
+    return {k: without_seconds(v) if isinstance(v, dict) else v for k, v in content.items() if k != "seconds"}
+
+
+def reproduced(maps: Path, truth: Path) -> dict[str, float]:
+    """The figures of a category from its dumped maps alone: sorting, scikit-learn, no clipsam."""
+    scores, labels, weights, tops, defective = [], [], [], [], []
+    for path in sorted(maps.glob("test/*/*.tiff")):
+        scores.append(np.asarray(Image.open(path)).ravel())
+        mask_path = truth / path.parent.name / f"{path.stem}_mask.png"
+        mask = (
+            np.asarray(Image.open(mask_path)) > 0 if mask_path.exists() else np.zeros(scores[-1].size, bool)
+        )
+        regions, _ = ndimage.label(mask, np.ones((3, 3))) if mask.ndim == 2 else (np.zeros(mask.size, int), 0)
+        areas = np.bincount(regions.ravel()).astype(float)
+        areas[0] = np.inf
+        labels.append(mask.ravel())
+        weights.append((1 / areas)[regions].ravel())
+        tops.append(scores[-1].max())
+        defective.append(bool(mask.any()))
+    score, label, weight = np.concatenate(scores), np.concatenate(labels), np.concatenate(weights)
+    order = np.argsort(-score, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)
+    fpr = np.append(0, np.cumsum(~label[order])[ends] / (~label).sum())
+    overlap = np.append(0, np.cumsum(weight[order])[ends] / weight.sum())
+    kept = fpr <= 0.3
+    at_limit = np.interp(0.3, fpr, overlap)
+    return {
+        "pixel_auroc": roc_auc_score(label, score),
+        "pixel_ap": average_precision_score(label, score),
+        "image_auroc": roc_auc_score(defective, tops),
+        "pro": np.trapezoid(np.append(overlap[kept], at_limit), np.append(fpr[kept], 0.3)) / 0.3,
+    }
+
+
+def test_dumped_maps_reproduce_the_table(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = evaluate(DarkSegmenter(), open_dataset("folder", root), out=out, dump_maps=True)
+    assert result.variants == ("fused", "coarse")
+    for category in ("lid", "gear_wheel"):
+        for variant in result.variants:
+            expected = reproduced(out / "maps" / variant / category, root / category / "ground_truth")
+            figures = result.categories[category]["figures"][variant]
+            for name, value in expected.items():
+                assert figures[name] == pytest.approx(value, abs=1e-6), (category, variant, name)
+    written = json.loads((out / "metrics.json").read_text())
+    assert written == json.loads(json.dumps(result.to_dict()))
+    lid, gear = (written["categories"][c]["figures"]["fused"]["pro"] for c in ("lid", "gear_wheel"))
+    assert written["mean"]["fused"]["pro"] == pytest.approx((lid + gear) / 2)
+    assert (out / "metrics.csv").read_text() == to_csv(result)
+    assert Image.open(out / "maps/fused/lid/test/hole/001.tiff").mode == "F"
+    assert written["categories"]["lid"]["method"]["product"] == "lid"
+    assert written["categories"]["gear_wheel"]["method"]["product"] == "gear wheel"
+
+
+def test_figures_per_type_of_defect_use_all_good_photos(root: Path) -> None:
+    data = open_dataset("folder", root, ["lid"])
+    entry = evaluate(darkness, data).categories["lid"]
+    metrics = PixelMetrics()
+    for sample in data.categories[0].samples:
+        if sample.defect in ("good", "hole"):
+            pixels = np.asarray(Image.open(sample.image))
+            metrics.update(darkness(pixels), np.asarray(Image.open(sample.mask)) if sample.mask else None)
+    assert entry["defects"]["hole"]["pro"] == metrics.compute()["pro"]
+    assert list(entry["defects"]) == ["hole", "scratch"]
+
+
+def test_a_callable_may_give_its_own_score_and_size(root: Path) -> None:
+    data = open_dataset("folder", root, ["lid"])
+
+    def half_size(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+        return darkness(pixels)[::2, ::2], -float(pixels.min())
+
+    figures = evaluate(half_size, data, name="mine").categories["lid"]
+    scores = [-int(np.asarray(Image.open(s.image)).min()) for s in data.categories[0].samples]
+    labels = [s.is_defective for s in data.categories[0].samples]
+    assert figures["figures"]["map"]["image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert figures["method"] == {"name": "mine"}
+    assert 0.5 < figures["figures"]["map"]["pixel_auroc"] < 1
+
+
+def test_resolution_is_applied_and_recorded(root: Path) -> None:
+    data = open_dataset("folder", root, ["lid"])
+    result = evaluate(darkness, data, resolution=24)
+    assert result.scoring["resolution"] == "24x24"
+    metrics = PixelMetrics()
+    for sample in data.categories[0].samples:
+        small = Image.fromarray(darkness(np.asarray(Image.open(sample.image)))).resize(
+            (24, 24), Image.BILINEAR
+        )
+        mask = Image.open(sample.mask).resize((24, 24), Image.NEAREST) if sample.mask else None
+        metrics.update(np.asarray(small), None if mask is None else np.asarray(mask))
+    assert result.categories["lid"]["figures"]["map"]["pro"] == metrics.compute()["pro"]
+    assert evaluate(darkness, data).scoring["resolution"] == "photo"
+
+
+def test_two_runs_and_two_workers_give_the_same_figures(root: Path) -> None:
+    data = open_dataset("folder", root)
+    once, again, shared = (evaluate(darkness, data, workers=count).to_dict() for count in (1, 1, 2))
+    assert without_seconds(once) == without_seconds(again)
+    assert without_seconds(once) == without_seconds(shared)
+
+
+def test_finished_categories_are_not_done_again(root: Path, tmp_path: Path) -> None:
+    data, out = open_dataset("folder", root), tmp_path / "out"
+    calls: list[int] = []
+
+    def counted(stop_after: int) -> Callable[[np.ndarray], np.ndarray]:
+        def method(pixels: np.ndarray) -> np.ndarray:
+            if len(calls) == stop_after:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return darkness(pixels)
+
+        return method
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(counted(13), data, out=out, name="m")
+    assert [path.name for path in (out / "categories").iterdir()] == ["gear_wheel.json"]
+    calls.clear()
+    resumed = evaluate(counted(99), data, out=out, name="m")
+    assert len(calls) == 9
+    assert without_seconds(resumed.to_dict()) == without_seconds(evaluate(darkness, data, name="m").to_dict())
+    with pytest.raises(RunError, match="another method"):
+        evaluate(darkness, data, out=out, name="other")
+    with pytest.raises(RunError, match="another scoring"):
+        evaluate(darkness, data, out=out, name="m", resolution=24)
+    calls.clear()
+    evaluate(counted(99), data, out=out, name="other", overwrite=True)
+    assert len(calls) == 18
+
+
+def test_faults_stop_before_the_first_photo(root: Path) -> None:
+    (root / "lid/ground_truth/hole/001_mask.png").unlink()
+    seen = []
+    with pytest.raises(UsageError, match=r"1 fault in the dataset.*\n.*mask missing.*001\.png"):
+        evaluate(lambda pixels: seen.append(1), open_dataset("folder", root))
+    assert not seen
+    result = evaluate(darkness, open_dataset("folder", root), leave_out_faulty=True)
+    assert result.categories["lid"]["photos"] == 8
+    assert "left out because of faults: 1 files" in to_text(result)
+
+
+def test_maps_that_cannot_be_scored_name_the_photo(root: Path) -> None:
+    data = open_dataset("folder", root, ["lid"])
+    with pytest.raises(UsageError, match=r"000\.png: anomaly_map spans .* outside the declared range"):
+        evaluate(lambda pixels: darkness(pixels) * 255, data)
+    with pytest.raises(UsageError, match=r"the map has shape \(40, 56, 3\)"):
+        evaluate(lambda pixels: pixels, data)
+    assert evaluate(lambda p: darkness(p) * 255, data, range=(0, 255)).mean["map"]["pro"] is not None
+
+
+def test_defects_that_vanish_at_a_low_resolution_are_an_error(root: Path) -> None:
+    mask = np.zeros((40, 56), np.uint8)
+    mask[1, 1] = 255
+    Image.fromarray(mask).save(root / "lid/ground_truth/hole/000_mask.png")
+    with pytest.raises(UsageError, match="no pixel left"):
+        evaluate(darkness, open_dataset("folder", root, ["lid"]), resolution=8)
+
+
+def test_undefined_figures_are_null(tmp_path: Path) -> None:
+    root = draw_category(tmp_path / "lid")
+    for path in [*root.glob("test/hole/*"), *root.glob("test/scratch/*"), *root.glob("ground_truth/*/*")]:
+        path.unlink()
+    result = evaluate(darkness, open_dataset("folder", root), out=tmp_path / "out")
+    figures = json.loads((tmp_path / "out/metrics.json").read_text())["categories"]["lid"]["figures"]["map"]
+    assert figures["pro"] is None
+    assert figures["bounds"]["pro"] is None
+    assert result.mean["map"]["pro"] is None
+    assert " -" in to_text(result)
+
+
+def test_published_figures_stand_beside_a_whole_dataset_only(root: Path) -> None:
+    (root / "lid").rename(root / "bottle")
+    partial = evaluate(darkness, open_dataset("mvtec", root))
+    assert "absent, and not in the mean: cable" in to_text(partial)
+    assert beside_published(partial, "training-free") == ""
+    whole = type(partial)({**partial.dataset, "absent": []}, partial.scoring, partial.categories)
+    table = beside_published(whole, "training-free")
+    assert "WinCLIP" in table
+    assert "18.0?" in table
+    assert "MuSc" not in table
+    assert "this run, map" in table
+    published = load_published()
+    assert {row.track for row in published} == {"training-free", "aux", "batch"}
+    assert all(0 < row.value < 100 for row in published)
+
+
+def test_protocols(tmp_path: Path) -> None:
+    assert set(shipped_protocols()) == {"photo", "literature-518", "winclip-240"}
+    assert load_protocol("photo").resolution is None
+    assert load_protocol("literature-518").resolution == 518
+    assert load_protocol("winclip-240").sam is False
+    for text, message in [
+        ("size = 3", "key 'size' is unknown"),
+        ("resolution = true", "expected a side in px"),
+        ('split = "train"', 'expected the text "test"'),
+        ("sam = ", "cannot be read"),
+    ]:
+        (tmp_path / "p.toml").write_text(text)
+        with pytest.raises(UsageError, match=message):
+            load_protocol(tmp_path / "p.toml")
+    with pytest.raises(UsageError, match="found no protocol 'none'; expected a TOML file or one of"):
+        load_protocol("none")
