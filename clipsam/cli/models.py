@@ -11,7 +11,7 @@ import typer
 
 MODELS = Annotated[
     Path | None,
-    typer.Option("--models", metavar="DIR", help="A pack to look into first [default: $CLIPSAM_MODELS]."),
+    typer.Option("--models", metavar="DIR", help="A pack to look into first (else $CLIPSAM_MODELS)."),
 ]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
