@@ -58,11 +58,14 @@ def inspect(
 ) -> int:
     """Find and outline defects: scores, maps, masks, overlays and a table, in one run folder.
 
-    Call it again to go on after an interruption or to add photos. Exits with 0, with 1 if nothing could be
-    done, with 2 if some photos could not be read, with 3 as --fail-on-defect says.
+    Call it again to go on after an interruption or to add photos.
+
+    Exit codes: 0 all done, 1 nothing done, 2 some photos not readable, 3 see --fail-on-defect.
     """
     from clipsam.cli._progress import Progress
-    from clipsam.runs.inspection import inspect_photos
+    from clipsam.runs.inspection import inspect_photos, photos_to_inspect
+
+    photos_to_inspect(paths)  # a wrong path is told at once, and not after the models were loaded
     from clipsam.segmenter import AnomalySegmenter
 
     segmenter = AnomalySegmenter.from_preset(

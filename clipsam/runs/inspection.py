@@ -96,6 +96,16 @@ class RunSummary:
         }
 
 
+def photos_to_inspect(inputs: Sequence[str | Path]) -> FoundPhotos:
+    """What `find_photos` finds; `UsageError` when that is nothing at all."""
+    found = find_photos(inputs)
+    if found.photos:
+        return found
+    names = ", ".join(str(given) for given in inputs)
+    other = f" ({len(found.skipped)} other files or folders were passed over)" if found.skipped else ""
+    raise UsageError(f"no photos in {names}{other}; expected PNG, JPEG, BMP, TIFF, WebP, PGM or PPM files")
+
+
 def inspect_photos(
     segmenter: Segmenter,
     inputs: Sequence[str | Path],
@@ -115,9 +125,7 @@ def inspect_photos(
     """
     out = Path(out)
     options = PictureOptions(maps, overlays)
-    found = find_photos(inputs)
-    if not found.photos:
-        raise UsageError(_nothing_found(inputs, found))
+    found = photos_to_inspect(inputs)
     settings = {
         **segmenter.manifest(),
         "reading": {"bit_depth": bit_depth, "max_pixels": MAX_PIXELS},
@@ -296,9 +304,3 @@ def _peak_memory_mb() -> int | None:
         return None
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
-
-
-def _nothing_found(inputs: Sequence[str | Path], found: FoundPhotos) -> str:
-    names = ", ".join(str(given) for given in inputs)
-    other = f" ({len(found.skipped)} other files or folders were passed over)" if found.skipped else ""
-    return f"no photos in {names}{other}; expected PNG, JPEG, BMP, TIFF, WebP, PGM or PPM files"
