@@ -45,10 +45,10 @@ class ClipEncoder:
     """A loaded open_clip model: `name`, `weights_hash`, `patch_size` (px), `image_size` (native h, w),
     `depth`, `dim`.
 
-    `mean` and `std` (per channel, of pixels in [0, 1]) are those of its training. `dtype` is that of the
-    matrices of the image tower: "bfloat16" halves its memory and runs it under autocast, the residual stream
-    stays in float32. Sentences are always encoded in float32. `cache_dir` keeps their embeddings; None is
-    `$CLIPSAM_CACHE`, else the user's cache folder.
+    `mean` and `std` (per channel, of pixels in [0, 1]) are those of its training; so is `image_size`, which
+    None leaves to the tower. `dtype` is that of the matrices of the image tower: "bfloat16" halves its memory
+    and runs it under autocast, the residual stream stays in float32. Sentences are always encoded in float32.
+    `cache_dir` keeps their embeddings; None is `$CLIPSAM_CACHE`, else the user's cache folder.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class ClipEncoder:
         std: Sequence[float],
         name: str,
         weights_hash: str,
+        image_size: tuple[int, int] | None = None,
         device: str | torch.device = "cpu",
         dtype: str = "float32",
         cache_dir: str | Path | None = None,
@@ -72,7 +73,7 @@ class ClipEncoder:
             _cast_matrices(model.visual, torch.bfloat16)
         self.tokenizer, self.name, self.weights_hash = tokenizer, name, weights_hash
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
-        self.patch_size, self.image_size = self.tower.patch_size, self.tower.image_size
+        self.patch_size, self.image_size = self.tower.patch_size, image_size or self.tower.image_size
         self.depth = self.tower.depth
         self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
         self._known: dict[str, Tensor] = {}
@@ -89,16 +90,7 @@ class ClipEncoder:
         Raises `WeightsError` where the weights are missing or damaged, `TowerError` for a tower without patch
         tokens.
         """
-        parts = load_clip(spec, models_dir)
-        return cls(
-            parts.model,
-            parts.tokenizer,
-            mean=parts.mean,
-            std=parts.std,
-            name=parts.name,
-            weights_hash=parts.weights_hash,
-            **options,
-        )
+        return cls(**vars(load_clip(spec, models_dir)), **options)
 
     @classmethod
     def from_dir(cls, path: str | Path, **options: Any) -> ClipEncoder:

@@ -1,0 +1,213 @@
+"""Patch features x sentences -> the coarse map: how much each place of a photo looks damaged rather than
+flawless.
+
+Input: a photo [H, W, 3], a `ClipEncoder`, text targets. Output: `CoarseMap`, probabilities of one fixed
+scale, never stretched per image. `coarse_map` is the whole way; the steps are pure functions. Knows nothing
+of SAM or thresholds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from clipsam.settings import HeatmapSettings
+from clipsam.tiles import Blend, cut
+
+if TYPE_CHECKING:
+    from clipsam.clip import ClipEncoder
+    from clipsam.prompts import Sentences
+
+__all__ = [
+    "CoarseMap",
+    "HeatmapSettings",
+    "TextTargets",
+    "coarse_map",
+    "soft_maximum",
+    "text_targets",
+    "type_logits",
+]
+
+TILE_BATCH = 4  # tiles per forward pass: bounds memory, and large tiles gain nothing from more
+
+
+@dataclass(frozen=True)
+class TextTargets:
+    """What patches are compared with: unit vectors `normal` [d] and `abnormal` [k, d], one a defect type."""
+
+    normal: Tensor
+    abnormal: Tensor
+    defects: tuple[str, ...]
+    prompt_hash: str
+
+
+@dataclass(frozen=True)
+class CoarseMap:
+    """CLIP's view of a photo, every value a probability.
+
+    `anomaly` float32 [H, W] at the size of the photo; `types` float32 [k, gh, gw], one map per name in
+    `defects`, on the patch grid of the largest scale (unsmoothed); `image_score` compares the tower's pooled
+    embedding with the same sentences, None where every scale was tiled.
+    """
+
+    anomaly: NDArray[np.float32]
+    types: NDArray[np.float32]
+    defects: tuple[str, ...]
+    image_score: float | None
+
+
+def text_targets(encoder: ClipEncoder, sentences: Sentences) -> TextTargets:
+    """Mean of the sentence embeddings of the normal state and of each defect type, then unit norm (WinCLIP,
+    CVPR 2023).
+    """
+    groups = [sentences.normal, *sentences.abnormal.values()]
+    embeddings = encoder.encode_sentences([sentence for group in groups for sentence in group])
+    means = torch.stack([part.mean(dim=0) for part in embeddings.split([len(group) for group in groups])])
+    normal, *abnormal = F.normalize(means, dim=-1)
+    exact = json.dumps([sentences.normal, list(sentences.abnormal.items())])
+    prompt_hash = hashlib.sha256(exact.encode()).hexdigest()
+    return TextTargets(normal, torch.stack(abnormal), tuple(sentences.abnormal), prompt_hash)
+
+
+def coarse_map(
+    pixels: NDArray[np.uint8],
+    encoder: ClipEncoder,
+    targets: TextTargets,
+    settings: HeatmapSettings | None = None,
+) -> CoarseMap:
+    """The way of one photo [H, W, 3] (RGB) to its coarse map."""
+    settings = settings or HeatmapSettings()
+    scales = [_see(pixels, size, encoder, targets, settings) for size in settings.sizes]
+    logits = mean_scales([scale.patches for scale in scales])
+    anomaly = soft_maximum(logits, settings.sharpness).sigmoid()
+    wholes = [scale.whole for scale in scales if scale.whole is not None]
+    score = (
+        soft_maximum(torch.stack(wholes).mean(dim=0), settings.sharpness).sigmoid().item() if wholes else None
+    )
+    return CoarseMap(
+        anomaly=enlarge(anomaly.numpy(), pixels.shape[:2], settings.smoothing),
+        types=logits.sigmoid().numpy(),
+        defects=targets.defects,
+        image_score=score,
+    )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Logits of one scale: of every patch [k, h, w], and of the whole [k] where the photo was seen in one
+    piece.
+    """
+
+    patches: Tensor
+    whole: Tensor | None
+
+
+def _see(
+    pixels: NDArray[np.uint8],
+    size: int,
+    encoder: ClipEncoder,
+    targets: TextTargets,
+    settings: HeatmapSettings,
+) -> _Scale:
+    """Resize the photo to one scale and compare its patches with the targets, tile by tile if it is large."""
+    patch = encoder.patch_size
+    grid = patch_grid(pixels.shape[:2], size, patch)
+    resized = resize(pixels, (grid[0] * patch, grid[1] * patch))  # [3, h, w] uint8
+    tiles = cut(grid, max(settings.tile // patch, 2), settings.overlap)
+    blend, whole = Blend(len(targets.defects), grid), None
+    for i in range(0, len(tiles), TILE_BATCH):
+        batch = tiles[i : i + TILE_BATCH]
+        crops = torch.stack([_crop(resized, tile.window, patch) for tile in batch])
+        features = encoder.encode_pixels(
+            crops.float() / 255, settings.attention, blocks=settings.attention_blocks
+        )
+        for tile, patches in zip(batch, features.patches, strict=True):
+            blend.add(tile, type_logits(patches, targets, settings.temperature))
+        if len(tiles) == 1:
+            whole = type_logits(features.pooled, targets, settings.temperature)[:, 0].cpu()
+    return _Scale(blend.mean(), whole)
+
+
+def _crop(picture: Tensor, window: tuple[slice, slice], patch: int) -> Tensor:
+    rows, columns = (slice(side.start * patch, side.stop * patch) for side in window)
+    return picture[:, rows, columns]
+
+
+def patch_grid(shape: tuple[int, ...], size: int, patch: int) -> tuple[int, int]:
+    """Rows and columns of patches of a photo (H, W) whose longer side becomes `size` px (0: stays as it is).
+
+    The aspect ratio is kept up to rounding to whole patches, at least one.
+    """
+    factor = size / max(shape) if size else 1.0
+    height, width = (max(round(side * factor / patch), 1) for side in shape)
+    return height, width
+
+
+def resize(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> Tensor:
+    """[H, W, 3] -> uint8 tensor [3, h, w]; bicubic with antialiasing, as CLIP was trained."""
+    picture = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
+    if picture.shape[-2:] == shape:
+        return picture[0]
+    return F.interpolate(picture, size=shape, mode="bicubic", antialias=True)[0]
+
+
+def type_logits(patches: Tensor, targets: TextTargets, temperature: float) -> Tensor:
+    """Unit vectors [..., d] -> logits [k, ...] of "shows defect k" against "normal".
+
+    (s_k - s_normal) / temperature with cosines s: its sigmoid is the softmax over {normal, type k}.
+    """
+    directions = (targets.abnormal - targets.normal).to(patches.device)
+    return (patches @ directions.T / temperature).movedim(-1, 0)
+
+
+def soft_maximum(logits: Tensor, sharpness: float) -> Tensor:
+    """[k, ...] -> [...]: log-mean-exp over the types, log(mean(exp(sharpness * l))) / sharpness.
+
+    Between mean (sharpness -> 0) and maximum (-> infinity), at most log(k) / sharpness below the maximum;
+    with k equal logits, or one, it is that logit, so that the number of types does not shift the scale.
+    """
+    return (torch.logsumexp(logits * sharpness, dim=0) - math.log(len(logits))) / sharpness
+
+
+def mean_scales(logits: list[Tensor]) -> Tensor:
+    """Mean of the logits [k, h, w] of several scales on the finest of their grids, each scale one vote
+    (log-odds add up).
+    """
+    if len(logits) == 1:
+        return logits[0]
+    finest = max((scale.shape[-2:] for scale in logits), key=math.prod)
+    fitted = [F.interpolate(scale[None], finest, mode="bilinear", antialias=False)[0] for scale in logits]
+    return torch.stack(fitted).mean(dim=0)
+
+
+def enlarge(grid: NDArray[np.float32], shape: tuple[int, ...], smoothing: float) -> NDArray[np.float32]:
+    """Map [h, w] on the patch grid -> [H, W] at the size of the photo: bilinear, then Gaussian, clipped to
+    [0, 1].
+
+    `smoothing` is sigma as a fraction of the longer side. Both steps are linear and separable, so that
+    together they are one small matrix per axis: exact at full resolution for the price of two matrix
+    products.
+    """
+    sigma = smoothing * max(shape)
+    rows, columns = (_axis(cells, side, sigma) for cells, side in zip(grid.shape, shape, strict=True))
+    return np.clip(rows @ grid @ columns.T, np.float32(0), np.float32(1))
+
+
+@lru_cache(maxsize=8)
+def _axis(cells: int, side: int, sigma: float) -> NDArray[np.float32]:
+    """Matrix [side, cells] that interpolates linearly between cell centres, then blurs with `sigma` px."""
+    matrix = F.interpolate(torch.eye(cells)[None], size=side, mode="linear")[0].T.numpy()
+    if sigma > 0:
+        matrix = gaussian_filter1d(matrix, sigma, axis=0, mode="nearest")
+    return np.asarray(matrix, dtype=np.float32)
