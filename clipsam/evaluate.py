@@ -24,6 +24,7 @@ from clipsam import __version__
 from clipsam.dataset_check import check_dataset, refuse_faults, without_faults
 from clipsam.datasets import Category, Dataset, Problem
 from clipsam.errors import RunError, UsageError
+from clipsam.perturbations import Perturbation
 from clipsam.scoring import CategoryScores, Method, ScoringOptions, describe_method, score_category
 
 FORMAT = "clipsam-eval-1"
@@ -77,6 +78,7 @@ def evaluate(
     name: str | None = None,
     resolution: int | None = None,
     range: tuple[float, float] = (0.0, 1.0),
+    perturbation: Perturbation | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     dump_maps: bool = False,
@@ -96,12 +98,14 @@ def evaluate(
         resolution: side in px of the square at which pixels are compared; None compares at each photo's
         own size.
         range: lowest and highest value of the maps.
+        perturbation: what is done to every photo first; a defect that it turns out of view is left out.
         out: a folder; categories that are finished there under the same settings are not done again.
         overwrite: forget what is finished in `out`.
         dump_maps: also write every map as float TIFF below `out`/maps.
         leave_out_faulty: score without the photos whose files have faults, instead of refusing.
-        workers: processes that share the photos; the figures are the same whatever their number. The
-            method must be picklable then (a recipe, or a function of a module).
+        workers: processes that share the photos; the figures are the same whatever their number. The method
+            must be picklable then (a recipe, or a function of a module), and a script must call `evaluate`
+            below `if __name__ == "__main__":`, as always with new processes.
         on_photo: called with (category, photos done) as photos are finished; per category when `workers` > 1.
 
     Raises:
@@ -117,7 +121,9 @@ def evaluate(
     folder = Path(out) if out is not None else None
     if dump_maps and folder is None:
         raise UsageError("dump_maps needs a folder to write to; pass out=DIR.")
-    options = ScoringOptions(range, resolution, folder / "maps" if folder and dump_maps else None)
+    options = ScoringOptions(
+        range, resolution, perturbation, folder / "maps" if folder and dump_maps else None
+    )
     if dump_maps:
         _refuse_shared_names(dataset)
     if folder and overwrite:

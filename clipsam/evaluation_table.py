@@ -24,7 +24,7 @@ TRACKS = {
     "aux": "trained on the masks of another set, one photo at a time",
     "batch": "sees the unlabelled test set at once",
 }
-_HEADS = {
+HEADS = {
     "image_auroc": "I-AUROC",
     "image_ap": "I-AP",
     "image_f1_max": "I-F1max",
@@ -77,10 +77,10 @@ def to_text(evaluation: Evaluation) -> str:
     rows = []
     for name, entry in evaluation.categories.items():
         for variant, figures in entry["figures"].items():
-            rows.append([name, variant, *(_percent(figures[head]) for head in _HEADS)])
+            rows.append([name, variant, *(percent(figures[head]) for head in HEADS)])
     for variant, figures in evaluation.mean.items():
-        rows.append(["mean", variant, *(_percent(figures[head]) for head in _HEADS)])
-    lines = [_aligned([["category", "map", *_HEADS.values()], *rows])]
+        rows.append(["mean", variant, *(percent(figures[head]) for head in HEADS)])
+    lines = [aligned([["category", "map", *HEADS.values()], *rows])]
     lines.append(_seconds(evaluation))
     scoring, dataset = evaluation.scoring, evaluation.dataset
     lines.append(f"per cent; pixels compared at the resolution: {scoring['resolution']}")
@@ -100,30 +100,30 @@ def beside_published(evaluation: Evaluation, track: str, published: Sequence[Pub
     rows = [row for row in rows if row.dataset == evaluation.dataset["kind"] and row.track == track]
     if not rows or evaluation.dataset["absent"]:
         return ""
-    table = [["method", *(_HEADS[name] for name in _PUBLISHED_HEADS)]]
+    table = [["method", *(HEADS[name] for name in _PUBLISHED_HEADS)]]
     for method in dict.fromkeys(row.method for row in rows):
         found = {row.metric: row for row in rows if row.method == method}
         table.append([method, *(_published(found.get(name)) for name in _PUBLISHED_HEADS)])
     for variant, figures in evaluation.mean.items():
-        table.append([f"this run, {variant}", *(_percent(figures[name]) for name in _PUBLISHED_HEADS)])
+        table.append([f"this run, {variant}", *(percent(figures[name]) for name in _PUBLISHED_HEADS)])
     title = f"published on {evaluation.dataset['name']}, track {track} ({TRACKS[track]})"
     title += "; ? = not read in the paper"
-    return f"{title}\n{_aligned(table)}"
+    return f"{title}\n{aligned(table)}"
 
 
 def to_csv(evaluation: Evaluation) -> str:
     """One line per category, type of defect and kind of map, in [0, 1]; empty where undefined."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["category", "defect", "map", "photos", *_HEADS])
+    writer.writerow(["category", "defect", "map", "photos", *HEADS])
     final = evaluation.variants[0]
     for name, entry in evaluation.categories.items():
         for variant, figures in entry["figures"].items():
-            writer.writerow([name, "all", variant, figures["photos"], *(figures[head] for head in _HEADS)])
+            writer.writerow([name, "all", variant, figures["photos"], *(figures[head] for head in HEADS)])
         for defect, figures in entry["defects"].items():
-            writer.writerow([name, defect, final, "", *(figures[head] for head in _HEADS)])
+            writer.writerow([name, defect, final, "", *(figures[head] for head in HEADS)])
     for variant, means in evaluation.mean.items():
-        writer.writerow(["mean", "all", variant, "", *(means[head] for head in _HEADS)])
+        writer.writerow(["mean", "all", variant, "", *(means[head] for head in HEADS)])
     return text.getvalue()
 
 
@@ -138,7 +138,8 @@ def _seconds(evaluation: Evaluation) -> str:
     return f"{photos} photos in {wall:.1f} s; ms per photo: {stages}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A figure in [0, 1] as people read it: per cent with one decimal, "-" where undefined."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
@@ -146,9 +147,10 @@ def _published(row: Published | None) -> str:
     return "-" if row is None else f"{row.value:.1f}" + ("" if row.is_sure else "?")
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned(rows: list[list[str]]) -> str:
+    """A table as text; the first row holds the heads."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lefts = sum(1 for head in rows[0] if head in ("category", "map", "method"))
+    lefts = sum(1 for head in rows[0] if head in ("category", "map", "method", "variation"))
     lines = []
     for row in rows:
         cells = [

@@ -24,6 +24,7 @@ from clipsam.datasets import GOOD, Category, Sample
 from clipsam.errors import UsageError
 from clipsam.images import read_photo
 from clipsam.metrics import PixelMetrics
+from clipsam.perturbations import Perturbation
 
 if TYPE_CHECKING:
     from clipsam.segmenter import AnomalySegmenter
@@ -78,6 +79,7 @@ class ScoringOptions:
 
     range: tuple[float, float] = (0.0, 1.0)  # of the method's maps
     resolution: int | None = None  # side of the square where pixels are compared; None: the photo's own size
+    perturbation: Perturbation | None = None  # what is done to every photo before the method sees it
     maps_dir: Path | None = None  # where float TIFFs of the maps are written, if anywhere
 
     def __post_init__(self) -> None:
@@ -92,6 +94,7 @@ class ScoringOptions:
             "resolution": f"{side}x{side}" if side else "photo",
             "maps_resized": "bilinear",
             "masks_resized": "nearest" if side else "never",
+            "perturbation": str(self.perturbation) if self.perturbation else None,
         }
 
 
@@ -144,14 +147,16 @@ def score_category(
     scores = CategoryScores()
     for sample in category.samples:
         clock = time.perf_counter()
-        pixels = read_photo(sample.image).pixels
+        pixels, mask = _read(sample, options.perturbation)
         scores.spend({"read": time.perf_counter() - clock})
-        result = run(pixels)
-        scores.spend(result.seconds)
-        clock = time.perf_counter()
-        _count(scores, sample, category, result, (pixels.shape[0], pixels.shape[1]), options)
-        scores.spend({"metrics": time.perf_counter() - clock})
-        scores.photos += 1
+        # A defect that a rotation has turned out of the picture can be neither found nor missed.
+        if mask is None or mask.any():
+            result = run(pixels)
+            scores.spend(result.seconds)
+            clock = time.perf_counter()
+            _count(scores, sample, category, result, mask, (pixels.shape[0], pixels.shape[1]), options)
+            scores.spend({"metrics": time.perf_counter() - clock})
+            scores.photos += 1
         if on_photo:
             on_photo()
     return scores
@@ -231,17 +236,23 @@ def _plain_runner(method: PlainMethod) -> Callable[[Pixels], Scored]:
     return run
 
 
+def _read(sample: Sample, perturbation: Perturbation | None) -> tuple[Pixels, NDArray[np.bool_] | None]:
+    pixels = read_photo(sample.image).pixels
+    mask = read_mask(sample.mask) if sample.mask and sample.is_defective else None
+    return perturbation.apply(pixels, mask) if perturbation else (pixels, mask)
+
+
 def _count(
     scores: CategoryScores,
     sample: Sample,
     category: Category,
     result: Scored,
+    mask: NDArray[np.bool_] | None,
     size: tuple[int, int],
     options: ScoringOptions,
 ) -> None:
     side = options.resolution
     shape = (side, side) if side else size
-    mask = read_mask(sample.mask) if sample.mask and sample.is_defective else None
     if mask is not None and mask.shape != shape:
         mask = np.asarray(Image.fromarray(mask).resize(shape[::-1], Image.Resampling.NEAREST))
     for variant, anomaly_map in result.maps.items():

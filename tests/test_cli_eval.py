@@ -80,3 +80,11 @@ def test_an_option_goes_before_the_protocol(root: Path) -> None:
 def test_wrong_options(root: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         run("--dataset", "folder", "--root", root / "data", "--out", root / "out", *arguments)
+
+
+def test_perturbations_are_compared(root: Path) -> None:
+    common = ("--dataset", "folder", "--root", root / "data", "--out", root / "out", "--perturb", "noise=60")
+    result = run(*common)
+    assert "noise=60" in result.stdout
+    assert "as it is" in result.stdout
+    assert list(json.loads(run(*common, "--json").stdout)["comparison"]) == ["as it is", "noise=60"]

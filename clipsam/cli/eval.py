@@ -58,6 +58,16 @@ def evaluate_command(
         "training-free", help="Whose published figures stand beside: training-free, aux, batch."
     ),
     dump_maps: bool = typer.Option(False, "--dump-maps", help="Write every map as float TIFF to OUT/maps."),
+    perturb: list[str] = typer.Option(
+        [],
+        metavar="NAME[=STRENGTH]",
+        help="Also on changed photos: rotation, hue, saturation, brightness, noise, blur, jpeg; repeatable.",
+    ),
+    ablate: list[str] = typer.Option(
+        [],
+        metavar="AXIS[=A;B]",
+        help="Also with one part changed at a time: prompts, attention, sam, fusion; may be repeated.",
+    ),
     leave_out_faulty: bool = typer.Option(
         False, "--leave-out-faulty", help="Score without the photos whose files have faults."
     ),
@@ -73,6 +83,7 @@ def evaluate_command(
     Read in place; mistakes in the layout are listed before the first photo is scored. Call it again to go
     on after an interruption: finished categories are kept.
     """
+    from clipsam.comparison import ablations, compare, perturbed
     from clipsam.datasets import open_dataset
     from clipsam.evaluate import evaluate
     from clipsam.evaluation_table import TRACKS
@@ -85,21 +96,23 @@ def evaluate_command(
     data = open_dataset(dataset, root, category).called(_products(product))
     _say(_contents(data))
     recipe = SegmenterRecipe(chosen.preset, chosen.prompts, tuple(defect), chosen.sam, device)
-    result = evaluate(
-        recipe,
-        data,
-        resolution=chosen.resolution,
-        out=out,
-        overwrite=overwrite,
-        dump_maps=dump_maps,
-        leave_out_faulty=leave_out_faulty,
-        workers=workers,
-        on_photo=_progress(data),
-    )
+    variations = [*ablations(recipe, ablate), *perturbed(recipe, perturb)]
+    options: dict[str, Any] = {
+        "resolution": chosen.resolution,
+        "overwrite": overwrite,
+        "leave_out_faulty": leave_out_faulty,
+        "workers": workers,
+        "on_photo": _progress(data),
+    }
+    result = evaluate(recipe, data, out=out, dump_maps=dump_maps, **options)
+    comparison = compare(variations, data, base=result, out=out, **options) if variations else None
     if as_json:
-        typer.echo(json.dumps(result.to_dict()))
-    else:
-        _print(result, track, out)
+        extra = {"comparison": comparison.means} if comparison else {}
+        typer.echo(json.dumps(result.to_dict() | extra))
+        return
+    _print(result, track, out)
+    if comparison:
+        typer.echo(f"\n{comparison.to_text()}")
 
 
 def _with_options(
