@@ -20,7 +20,7 @@ from clipsam.regions import RegionPrompt
 from clipsam.settings import SamSettings
 
 _BETA = 0.5  # precision counts twice as much as recall: a coarse map is wider than its defect
-_TAIL = 0.02  # a mask's crop reaches as far as its probability is at least this
+_TAIL = 0.02  # lower probabilities count as 0: summed over a photo they would outweigh a small mask
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,11 @@ class MapView:
         device: torch.device,
     ) -> None:
         self._photo = frame.photo
-        scale = min(1.0, max(frame.mask) / max(frame.photo))
-        self._grid = tuple(max(1, round(side * scale)) for side in frame.photo)
+        # As many cells as the mask has over the photo: fewer would overlook parts of it, more show nothing.
+        shown = zip(frame.photo, frame.mask, frame.resized, frame.padded or frame.resized, strict=True)
+        self._grid = tuple(
+            min(photo, max(1, round(mask * resized / padded))) for photo, mask, resized, padded in shown
+        )
         self._rows, self._columns = (
             torch.from_numpy(frame.weights(axis, self._centres(axis))).to(device) for axis in (0, 1)
         )
@@ -64,6 +67,7 @@ class MapView:
     def judge(self, regions: Sequence[int], logits: Tensor, ious: Tensor, settings: SamSettings) -> Verdict:
         """Judge `logits` [n, m, h, w] with scores `ious` [n, m]: m answers for each of n `regions`."""
         masks = torch.sigmoid(self._rows @ logits @ self._columns.T)
+        masks = torch.where(masks >= _TAIL, masks, 0)
         ious = ious.clamp(0, 1)
         own, target = self._own[regions][:, None], self._targets[regions][:, None]
         agreement = _f_measure(masks, target, own)
@@ -80,7 +84,7 @@ class MapView:
 
     def _cell_means(self, crop: NDArray[np.generic], offset: tuple[int, int]) -> NDArray[np.float32]:
         """A crop of the photo at `offset` (x, y), 0 elsewhere, averaged over the cells of the grid."""
-        means: NDArray[np.float32] = crop.astype(np.float32)
+        means: NDArray[np.floating] = crop.astype(np.float32)
         places = []
         for axis, start in ((0, offset[1]), (1, offset[0])):
             pixels, cells = self._photo[axis], self._grid[axis]
@@ -97,7 +101,7 @@ class MapView:
     def _window(self, mask: NDArray[np.float32]) -> tuple[int, int, int, int]:
         edges = []
         for axis in (1, 0):
-            cells = np.flatnonzero(mask.max(axis=1 - axis) >= _TAIL)
+            cells = np.flatnonzero(mask.max(axis=1 - axis) > 0)
             scale = self._photo[axis] / self._grid[axis]
             first, last = (cells[0], cells[-1]) if len(cells) else (0, 0)
             # One cell more: between the centres of two cells the mask may still be above the tail.
@@ -115,8 +119,8 @@ def _stretched(
     span = float(values[cover > 0].max()) - prompt.base
     if (
         span <= 1e-6
-    ):  # a region smaller than a cell, whose mean is below the cut-off: its pixels are all there is
-        return cover
+    ):  # a region smaller than a cell, whose mean is below the cut-off: its cells are all there is
+        return cover / cover.max()
     return np.clip((values - prompt.base) / span, 0, 1)
 
 

@@ -47,7 +47,7 @@ def tiny_sam(image_size: int = 64) -> tuple[SamModel, SamProcessor]:
     model = SamModel(
         SamConfig(prompt_encoder_config=prompt, mask_decoder_config=_decoder(), vision_config=vision)
     )
-    _shake(model)
+    shake(model)
     pad = {"height": image_size, "width": image_size}
     processor = SamProcessor(SamImageProcessor(size={"longest_edge": image_size}, pad_size=pad))
     return model.eval(), processor
@@ -78,7 +78,7 @@ def tiny_sam2(image_size: int = 64) -> tuple[Sam2Model, Sam2Processor]:
     model = Sam2Model(
         Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=_decoder())
     )
-    _shake(model)
+    shake(model)
     size = {"height": image_size, "width": image_size}
     return model.eval(), Sam2Processor(Sam2ImageProcessor(size=size))
 
@@ -119,8 +119,12 @@ def _decoder() -> dict[str, int]:
     return {"hidden_size": 32, "mlp_dim": 64, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
 
 
-def _shake(model: torch.nn.Module) -> None:
-    """Make random weights large enough that masks and scores differ visibly from prompt to prompt."""
+def shake(model: torch.nn.Module) -> None:
+    """Draw weights large enough that masks and scores differ visibly from prompt to prompt.
+
+    transformers draws SAM's encoder with a deviation of 1e-10: constant features, and denormal numbers, which
+    make a forward pass of ViT-B ten times slower.
+    """
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "positional_embedding" in name:
