@@ -69,6 +69,15 @@ def test_bfloat16_stays_close_to_float32(tower: str) -> None:
         assert not torch.equal(a, b), "bfloat16 was not used"
 
 
+@pytest.mark.parametrize("tower", ["native", "timm"])
+def test_bfloat16_halves_the_matrices_of_the_image_tower(tower: str) -> None:
+    visual = tiny_encoder(tower, dtype="bfloat16").model.visual
+    sizes = dict.fromkeys((torch.float32, torch.bfloat16), 0)
+    for parameter in visual.parameters():
+        sizes[parameter.dtype] += parameter.numel()
+    assert sizes[torch.bfloat16] > 10 * sizes[torch.float32]
+
+
 def test_other_dtypes_are_refused() -> None:
     with pytest.raises(UsageError, match="float32, bfloat16"):
         tiny_encoder(dtype="int8")

@@ -30,6 +30,7 @@ from clipsam.heatmap import (
 )
 from clipsam.prompts import Sentences
 from clipsam.settings import HeatmapSettings
+from clipsam.tiles import cut
 
 TYPES = ("scratch", "stain", "hole")
 
@@ -245,16 +246,16 @@ def test_tiles_leave_no_trace_where_features_do_not_depend_on_them() -> None:
 
 def test_tiles_of_a_real_tower_leave_no_seams() -> None:
     """A tower sees other neighbours in a tile, so maps differ; but where tiles end, nothing jumps."""
-    encoder, targets = tiny_encoder(), random_targets()
-    pixels = smooth_photo(192, 288)
+    encoder, targets, pixels = tiny_encoder(), random_targets(), smooth_photo(192, 288)
     settings = HeatmapSettings(sizes=(0,), smoothing=0.0, temperature=0.5)
     whole = coarse_map(pixels, encoder, targets, settings).types
-    tiled = coarse_map(pixels, encoder, targets, replace(settings, tile=96, overlap=0.5)).types
-    assert np.abs(tiled - whole).max() > 1e-4, "nothing was tiled"
-    assert np.abs(tiled - whole).mean() < 0.05
-    steps, reference = np.abs(np.diff(tiled, axis=2)), np.abs(np.diff(whole, axis=2))
-    ends = [start + offset - 1 for start in range(6, 30, 6) for offset in (0, 6) if start + offset < 36]
-    assert steps[:, :, ends].mean() < 1.3 * reference.mean()
+    tiled = coarse_map(pixels, encoder, targets, replace(settings, tile=96, overlap=0.25)).types
+    assert 1e-4 < np.abs(tiled - whole).mean() < 0.05
+    steps = np.abs(np.diff(tiled - whole, axis=2)).mean(axis=(0, 1))
+    starts = {tile.left for tile in cut((24, 36), 12, 0.25)}
+    borders = sorted({side - 1 for start in starts for side in (start, start + 12) if 0 < side < 36})
+    elsewhere = np.delete(steps, borders)
+    assert steps[borders].mean() < 1.4 * elsewhere.mean()  # 1.9 where tiles are averaged without fading
 
 
 def test_the_attention_of_the_settings_is_used() -> None:
