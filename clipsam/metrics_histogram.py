@@ -74,8 +74,8 @@ class AdaptiveHistogram:
 
     def __init__(self) -> None:
         self.level = 0
-        # Page numbers in order of arrival. The counts of pages[i] are in slot i + 1; slot 0 is never
-        # filled, so that a zero in `_slots` says "no such page yet".
+        # Page numbers in order of arrival. The counts of pages[i] are in slot i + 1; `_slots` holds for each
+        # page number the first bin of its slot. Slot 0 is never filled: a zero says "no such page yet".
         self._pages: Ints = np.empty(0, np.int64)
         self._slots = self._empty_slots()
         self._counts: Ints = np.zeros((3, PAGE), np.int64)
@@ -86,7 +86,7 @@ class AdaptiveHistogram:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._slots = self._empty_slots()
-        self._slots[self._pages] = np.arange(1, self._pages.size + 1)
+        self._slots[self._pages] = np.arange(1, self._pages.size + 1) << PAGE_BITS
 
     def add(
         self,
@@ -105,8 +105,7 @@ class AdaptiveHistogram:
 
     def merge(self, other: AdaptiveHistogram) -> None:
         """Add the counts of `other`, which stays as it is."""
-        for pages, level in ((other._pages, other.level), (self._pages, self.level)):
-            self._make_room(pages, level)
+        self._make_room(np.sort(other._pages), other.level)
         self._pour(other._pages, other._counts, other.level)
 
     def bins(self) -> Bins:
@@ -129,29 +128,30 @@ class AdaptiveHistogram:
         if slots.min(initial=1) == 0:
             missing = np.sort(keys[slots == 0])  # sorting keys is faster than np.unique of pages
             pages = missing.astype(np.int64) >> (PAGE_BITS + self.level)
-            self._make_room(pages[np.append(True, np.diff(pages) > 0)], self.level)
+            self._make_room(pages, self.level)
             slots = self._slots.take(keys >> (PAGE_BITS + self.level))
-        bins = slots.astype(np.intp)
-        np.left_shift(bins, PAGE_BITS, out=bins)
         np.right_shift(keys, self.level, out=keys)
         np.bitwise_and(keys, PAGE - 1, out=keys)
-        np.bitwise_or(bins, keys, out=bins)
-        return bins
+        np.bitwise_or(slots, keys.view(np.int32), out=slots)
+        return slots.astype(np.intp)
 
     def _make_room(self, pages: Ints, level: int) -> None:
-        """Make the `pages` of `level` exist, at the finest level at which all pages fit the budget."""
+        """Make the sorted `pages` of `level` exist, at the finest level at which all pages fit the budget."""
         target = max(level, self.level)
-        wanted = np.union1d(self._pages >> (target - self.level), pages >> (target - level))
+        pages = _distinct(pages >> (target - level))
+        if target == self.level:
+            pages = pages[self._slots[pages] == 0]
+            if self._pages.size + pages.size <= MAX_PAGES:
+                self._append(pages)
+                return
+        wanted = _distinct(np.sort(np.concatenate([self._pages >> (target - self.level), pages])))
         while wanted.size > MAX_PAGES:
             target += 1
-            wanted = np.unique(wanted >> 1)
-        if target > self.level:
-            self._coarsen(target, wanted)
-        else:
-            self._append(np.setdiff1d(wanted, self._pages, assume_unique=True))
+            wanted = _distinct(wanted >> 1)
+        self._coarsen(target, wanted)
 
     def _append(self, pages: Ints) -> None:
-        self._slots[pages] = np.arange(pages.size, dtype=np.int32) + self._pages.size + 1
+        self._slots[pages] = (np.arange(1, pages.size + 1) + self._pages.size) << PAGE_BITS
         self._pages = np.concatenate([self._pages, pages])
         needed, present = (self._pages.size + 1) * PAGE, self._counts.shape[1]
         if needed > present:
@@ -169,17 +169,24 @@ class AdaptiveHistogram:
     def _pour(self, pages: Ints, counts: Ints, level: int) -> None:
         """Add counts of a level that is at most this one's; their pages must exist here."""
         source = ((pages[:, None] << PAGE_BITS) + np.arange(PAGE)).ravel() >> (self.level - level)
-        bins = (self._slots[source >> PAGE_BITS].astype(np.int64) << PAGE_BITS) | (source & (PAGE - 1))
+        bins = self._slots[source >> PAGE_BITS] | (source & (PAGE - 1))
         for mine, theirs in zip(self._counts, counts, strict=True):
             np.add.at(mine, bins, theirs[PAGE : PAGE + bins.size])
 
 
+def _distinct(ordered: Ints) -> Ints:
+    """Sorted numbers without repetitions; faster than np.unique, which hashes."""
+    return ordered[np.append(True, np.diff(ordered) > 0)] if ordered.size else ordered
+
+
 def _holds_one_score(first: Ints, level: int) -> NDArray[np.bool_]:
-    """Whether at most one float32 score falls into the bin that starts at each key."""
+    """Whether at most one float32 score falls into the bin that starts at each key (descending)."""
+    single = (first == 0) | (level == 0)
     # Scores above one half are multiples of 2**-24, far sparser than the keys close to 1.
-    last = np.minimum(first + (1 << level) - 1, TOP_KEY)
-    steps = np.ceil(key_scores(first) * 2**24), np.floor(key_scores(last) * 2**24)
-    return np.where(first > HALF_KEY, steps[1] <= steps[0], (first == 0) | (level == 0))
+    upper = first[: np.searchsorted(-first, -HALF_KEY)]
+    last = np.minimum(upper + (1 << level) - 1, TOP_KEY)
+    single[: upper.size] = np.floor(key_scores(last) * 2**24) <= np.ceil(key_scores(upper) * 2**24)
+    return single
 
 
 def _round_up(values: NDArray[np.float64]) -> NDArray[np.float64]:
