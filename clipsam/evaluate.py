@@ -24,6 +24,7 @@ from clipsam import __version__
 from clipsam.dataset_check import check_dataset, refuse_faults, without_faults
 from clipsam.datasets import Category, Dataset, Problem
 from clipsam.errors import RunError, UsageError
+from clipsam.evaluation_figures import draw_figures, thinned
 from clipsam.perturbations import Perturbation
 from clipsam.scoring import CategoryScores, Method, ScoringOptions, describe_method, score_category
 
@@ -31,6 +32,7 @@ FORMAT = "clipsam-eval-1"
 FIGURES = (
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pro", "pixel_ap", "pixel_f1_max", "pro_005",
 )  # fmt: skip
+_ELSEWHERE = ("dataset", "scoring", "curves")  # in a category's file, but not in its part of metrics.json
 OnPhoto = Callable[[str, int], None]
 
 
@@ -82,6 +84,7 @@ def evaluate(
     out: str | Path | None = None,
     overwrite: bool = False,
     dump_maps: bool = False,
+    figures: bool = False,
     leave_out_faulty: bool = False,
     workers: int = 1,
     on_photo: OnPhoto | None = None,
@@ -102,6 +105,7 @@ def evaluate(
         out: a folder; categories that are finished there under the same settings are not done again.
         overwrite: forget what is finished in `out`.
         dump_maps: also write every map as float TIFF below `out`/maps.
+        figures: also draw curves and bars per type of defect to `out`/figures.
         leave_out_faulty: score without the photos whose files have faults, instead of refusing.
         workers: processes that share the photos; the figures are the same whatever their number. The method
             must be picklable then (a recipe, or a function of a module), and a script must call `evaluate`
@@ -119,8 +123,8 @@ def evaluate(
     if not dataset.categories:
         raise UsageError(f"{dataset.root}: no photo is left to score.")
     folder = Path(out) if out is not None else None
-    if dump_maps and folder is None:
-        raise UsageError("dump_maps needs a folder to write to; pass out=DIR.")
+    if (dump_maps or figures) and folder is None:
+        raise UsageError("dump_maps and figures need a folder to write to; pass out=DIR.")
     options = ScoringOptions(
         range, resolution, perturbation, folder / "maps" if folder and dump_maps else None
     )
@@ -128,7 +132,7 @@ def evaluate(
         _refuse_shared_names(dataset)
     if folder and overwrite:
         _forget(folder)
-    entries = {}
+    entries, curves = {}, {}
     with _Workers(workers) as pool:
         for category in dataset.categories:
             settings = _settings(method, dataset, category, options, name)
@@ -136,7 +140,8 @@ def evaluate(
             if entry is None:
                 entry = {**settings, **_score(pool, method, category, options, on_photo)}
                 _write_json(_category_path(folder, category) if folder else None, entry)
-            entries[category.name] = {key: entry[key] for key in entry if key not in ("dataset", "scoring")}
+            curves[category.name] = entry["curves"]
+            entries[category.name] = {key: entry[key] for key in entry if key not in _ELSEWHERE}
     summary = {
         "kind": dataset.kind,
         "name": dataset.name,
@@ -150,6 +155,8 @@ def evaluate(
 
         _write_json(folder / "metrics.json", evaluation.to_dict())
         (folder / "metrics.csv").write_text(to_csv(evaluation), encoding="utf-8")
+        if figures:
+            draw_figures(evaluation, curves, folder / "figures")
     return evaluation
 
 
@@ -162,6 +169,7 @@ def figures_of(scores: CategoryScores) -> dict[str, Any]:
         "photos": scores.photos,
         "figures": {variant: _defined(scores.total(variant).compute()) for variant in scores.variants},
         "defects": {defect: {name: found[name] for name in FIGURES} for defect, found in defects.items()},
+        "curves": thinned(scores.total(final).curves()),
     }
 
 
@@ -275,7 +283,7 @@ def _category_path(folder: Path, category: Category) -> Path:
 
 def _forget(folder: Path) -> None:
     """Remove what an evaluation wrote, and nothing else."""
-    for part in ("categories", "maps"):
+    for part in ("categories", "maps", "figures"):
         shutil.rmtree(folder / part, ignore_errors=True)
     for part in ("metrics.json", "metrics.csv"):
         (folder / part).unlink(missing_ok=True)

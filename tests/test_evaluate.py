@@ -260,3 +260,22 @@ def test_protocols(tmp_path: Path) -> None:
             load_protocol(tmp_path / "p.toml")
     with pytest.raises(UsageError, match="found no protocol 'none'; expected a TOML file or one of"):
         load_protocol("none")
+
+
+def test_figures_are_drawn_from_what_is_finished(root: Path, tmp_path: Path) -> None:
+    data, out = open_dataset("folder", root), tmp_path / "out"
+    evaluate(darkness, data, out=out)
+
+    def never(pixels: np.ndarray) -> np.ndarray:
+        raise AssertionError("it was finished")
+
+    evaluate(never, data, out=out, name="darkness", figures=True)
+    for name in ("curves.png", "defects.png"):
+        picture = np.asarray(Image.open(out / "figures" / name).convert("RGB"))
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+    entry = json.loads((out / "categories/lid.json").read_text())
+    curve, auroc = entry["curves"], entry["figures"]["map"]["pixel_auroc"]
+    assert np.trapezoid([0, *curve["recall"]], [0, *curve["fpr"]]) == pytest.approx(auroc, abs=5e-3)
+    assert len(curve["fpr"]) <= 200
+    with pytest.raises(UsageError, match="need a folder"):
+        evaluate(darkness, data, figures=True)

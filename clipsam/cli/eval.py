@@ -58,6 +58,9 @@ def evaluate_command(
         "training-free", help="Whose published figures stand beside: training-free, aux, batch."
     ),
     dump_maps: bool = typer.Option(False, "--dump-maps", help="Write every map as float TIFF to OUT/maps."),
+    figures: bool = typer.Option(
+        True, "--figures/--no-figures", help="Draw curves and bars per type of defect to OUT/figures."
+    ),
     perturb: list[str] = typer.Option(
         [],
         metavar="NAME[=STRENGTH]",
@@ -104,7 +107,7 @@ def evaluate_command(
         "workers": workers,
         "on_photo": _progress(data),
     }
-    result = evaluate(recipe, data, out=out, dump_maps=dump_maps, **options)
+    result = evaluate(recipe, data, out=out, dump_maps=dump_maps, figures=figures, **options)
     comparison = compare(variations, data, base=result, out=out, **options) if variations else None
     if as_json:
         extra = {"comparison": comparison.means} if comparison else {}
