@@ -1,7 +1,8 @@
-"""clipsam: zero-shot defect segmentation. CLIP says where a photo disagrees with a flawless product, SAM outlines it.
+"""clipsam: zero-shot defect segmentation. CLIP says where a photo disagrees with a flawless product, SAM
+outlines it.
 
-Importing this package is cheap: torch, open_clip and transformers load on first use of what needs them.
-Start reading in `clipsam/segmenter.py`.
+Importing this package is cheap: torch, open_clip and transformers load on first use of what needs them. Start
+reading in `clipsam/segmenter.py`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""The error classes of clipsam. Each message is one sentence: what was found, what was expected, how to mend it.
+"""The error classes of clipsam. Each message is one sentence: what was found, what was expected, how to mend
+it.
 
-    ClipsamError
-    ├── UsageError      an argument, option or combination of them makes no sense
-    ├── PhotoError      a photo cannot be read; `kind` is a short machine-readable reason
-    ├── PromptError     a prompt file or defect name is wrong; says file, line and key
-    ├── WeightsError    weights are missing, damaged, or not the ones that were recorded
-    ├── TowerError      a CLIP tower cannot give what is asked of it (no patch tokens, unknown attention mode)
-    ├── RunError        a run folder cannot be used (written by another run, damaged)
-    └── MissingExtra    an optional dependency is not installed; says the exact install line
+ClipsamError ├── UsageError      an argument, option or combination of them makes no sense ├── PhotoError
+a photo cannot be read; `kind` is a short machine-readable reason ├── PromptError     a prompt file or defect
+name is wrong; says file, line and key ├── WeightsError    weights are missing, damaged, or not the ones that
+were recorded ├── TowerError      a CLIP tower cannot give what is asked of it (no patch tokens, unknown
+attention mode) ├── RunError        a run folder cannot be used (written by another run, damaged) └──
+MissingExtra    an optional dependency is not installed; says the exact install line
 
 The command line prints the message of a `ClipsamError` without a traceback and exits with 1.
 """
@@ -26,7 +25,8 @@ class UsageError(ClipsamError, ValueError):
 class PhotoError(ClipsamError):
     """A photo cannot be read.
 
-    `kind` is one of `missing`, `empty`, `truncated`, `not-an-image`, `too-large`, `unsupported`, `unreadable`.
+    `kind` is one of `missing`, `empty`, `truncated`, `not-an-image`, `too-large`, `unsupported`,
+    `unreadable`.
     """
 
     def __init__(self, message: str, kind: str = "unreadable") -> None:
@@ -54,4 +54,6 @@ class MissingExtra(ClipsamError, ImportError):
     """An optional dependency is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs an optional dependency; install it with: pip install 'clipsam[{extra}]'")
+        super().__init__(
+            f"{feature} needs an optional dependency; install it with: pip install 'clipsam[{extra}]'"
+        )

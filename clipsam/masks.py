@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class MaskFrame:
     resized: tuple[int, int]
     padded: tuple[int, int] | None
 
-    def weights(self, axis: int, positions: NDArray[np.floating]) -> NDArray[np.float32]:
+    def weights(self, axis: int, positions: NDArray[Any]) -> NDArray[np.float32]:
         """Matrix [n, mask] that reads the mask along `axis` at n `positions` of the photo (pixel centres).
 
         `weights(0, ys) @ logits @ weights(1, xs).T` is the resized mask at (ys, xs), without computing the
@@ -43,7 +44,7 @@ class MaskFrame:
         steps = _resized_weights(mask, self.padded[axis], resized)
         lower, upper, share = _taps(positions, resized / photo, resized)
         share = share[:, None].astype(np.float32)
-        return (1 - share) * steps[lower] + share * steps[upper]
+        return ((1 - share) * steps[lower] + share * steps[upper]).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ class SoftMask:
 
 
 def _taps(
-    positions: NDArray[np.floating], scale: float, size: int
+    positions: NDArray[Any], scale: float, size: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """Between which two pixels, and at which share of the second, the centres of another grid fall."""
     source = np.clip((positions + 0.5) * scale - 0.5, 0, size - 1)

@@ -1,19 +1,22 @@
 """The command line: one file per verb, wiring only.
 
-Each verb's module holds `register(app)`, which adds its commands to the typer app; what takes time to import is
-imported inside the command. A `ClipsamError` becomes one line on stderr and exit code 1.
+Each verb's module holds `register(app)`, which adds its commands to the typer app; what takes time to import
+is imported inside the command. A `ClipsamError` becomes one line on stderr and exit code 1.
 """
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import Any
 
-import click
 import typer
 
 from clipsam import __version__
 from clipsam.errors import ClipsamError
+
+# typer brings a copy of click of its own or uses the installed one, depending on its version.
+_BadUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 VERBS = ("demo", "inspect", "report", "prompts", "models", "train", "eval")
 
@@ -40,16 +43,18 @@ for _verb in VERBS:
 
 
 def main() -> None:
-    """Run the command line; the entry point of the `clipsam` script. Bad usage exits with 1 (2 means bad photos)."""
+    """Run the command line; the entry point of the `clipsam` script. Bad usage exits with 1 (2 means bad
+    photos).
+    """
     try:
         status = app(standalone_mode=False)
-    except click.ClickException as error:
+    except _BadUsage as error:
         error.show()
         sys.exit(1)
     except ClipsamError as error:
         typer.echo(f"clipsam: {error}", err=True)
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("clipsam: interrupted", err=True)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)

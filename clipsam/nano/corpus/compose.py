@@ -48,6 +48,7 @@ class Sample:
     """
 
     image: NDArray[np.uint8]
+    flawless: NDArray[np.uint8]  # the same photo without its defects
     instances: tuple[Instance, ...]
     product: str
     names: tuple[str, ...]
@@ -100,10 +101,11 @@ def render(
     part = render_part(rng, height, width, (family,))
     wanted = () if rng.random() < p_normal else _draw_types(rng, allowed, max_defects, part)
     image, instances = _damage(rng, part, wanted, allowed)
-    photo, instances = _photographed(rng, part.image, image, instances)
+    photo, flawless, instances = _photographed(rng, part.image, image, instances)
     names = tuple(dict.fromkeys(name.lower() for name in (part.product, *part.names)))
     return Sample(
         image=np.rint(photo * 255).astype(np.uint8),
+        flawless=np.rint(flawless * 255).astype(np.uint8),
         instances=instances,
         product=part.product.lower(),
         names=names,
@@ -170,19 +172,19 @@ def _damage(
 
 def _photographed(
     rng: np.random.Generator, flawless: Floats, image: Floats, instances: tuple[Instance, ...]
-) -> tuple[Floats, tuple[Instance, ...]]:
-    """The photo float32 [H, W, 3] of `image`, and those instances that can still be seen in it.
+) -> tuple[Floats, Floats, tuple[Instance, ...]]:
+    """The photos float32 [H, W, 3] of `image` and `flawless`, and those instances that can still be seen.
 
-    The same camera also looks at the `flawless` picture: what glare, darkness, blur or grey conversion have
+    The same camera looks at both pictures: what glare, darkness, blur or grey conversion have
     wiped out would be a wrong label.
     """
     again = copy.deepcopy(rng)
     photo = photograph(image, rng)
     if not instances:
-        return photo, ()
+        return photo, photo, ()
     clean = photograph(flawless, again)
     seen = tuple(i for i in instances if conspicuity(clean, photo, i.mask) > SEEN_IN_PHOTO)
-    return photo, seen
+    return photo, clean, seen
 
 
 class Corpus:

@@ -64,7 +64,7 @@ def tint(below: Floats, colour: Floats, strength: Floats) -> Floats:
     """`below` seen through a coloured film: multiplied by `colour` [3] in (0, 2] where `strength` [h, w] is
     1.
     """
-    return cast(Floats, below * np.power(colour, strength[..., None]))
+    return below * np.power(colour, strength[..., None])
 
 
 def hue(rng: Rng, saturation: float | None = None, value: float | None = None) -> Floats:

@@ -71,7 +71,7 @@ def edge_pixels(solid: Bools) -> Bools:
     edge[:-1] |= ~solid[1:]
     edge[:, 1:] |= ~solid[:, :-1]
     edge[:, :-1] |= ~solid[:, 1:]
-    return cast(Bools, edge & solid)
+    return edge & solid
 
 
 def at_border(rng: Rng, part: Part) -> tuple[float, float] | None:
@@ -174,7 +174,7 @@ def blob(
     return cast(Floats, (radius * np.maximum(rim, 0.15) - distance).astype(np.float32))
 
 
-def soft(field: Floats, softness: float = 1.0) -> Floats:
+def soft(field: NDArray[Any], softness: float = 1.0) -> Floats:
     """A signed distance as cover in [0, 1]; the rim is `softness` px wide."""
     return np.clip(field / np.float32(max(softness, 1e-3)) + np.float32(0.5), 0, 1)
 

@@ -7,9 +7,10 @@ where it does not fit. It does not know captions or how often a type is drawn.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -111,7 +112,9 @@ def cavity(rng: Rng, part: Part, size: float) -> Change | None:
     shape = ys[-1] + 1 - ys[0], xs[-1] + 1 - xs[0]
     patch = Patch(rows, cols, np.zeros((shape[0], 1), np.float32), np.zeros((1, shape[1]), np.float32))
     before = part.image[patch.window]
-    colour = np.array([1, rng.uniform(0.6, 0.8), rng.uniform(0.3, 0.55)]) * rng.uniform(0.2, 0.6)
+    colour: NDArray[Any] = np.array([1, rng.uniform(0.6, 0.8), rng.uniform(0.3, 0.55)]) * rng.uniform(
+        0.2, 0.6
+    )
     if rng.random() < 0.25:
         colour = hue(rng)
     cloudy = np.clip(1 + 0.18 * noise(rng, shape, max(3.0, min(shape) / 3), 3), 0.5, 1.5)
@@ -252,7 +255,9 @@ def corrosion(rng: Rng, part: Part, size: float) -> Change | None:
     cover = soft(field / edge + (0.55 if pitted else 0.35) * grain - (0.25 if pitted else 0), 0.35)
     cover = cover * soft(field + 0.2 * size, 1) * part.solid[patch.window]
     before = part.image[patch.window]
-    rust = np.array([1.0, rng.uniform(0.4, 0.75), rng.uniform(0.12, 0.5)]) * rng.uniform(0.2, 0.65)
+    rust: NDArray[Any] = np.array([1.0, rng.uniform(0.4, 0.75), rng.uniform(0.12, 0.5)]) * rng.uniform(
+        0.2, 0.65
+    )
     if pitted and rng.random() < 0.7:
         rust = before.mean(axis=(0, 1)) * rng.uniform(0.1, 0.5) * np.array([1.05, 1, 0.9])
     elif rng.random() < 0.15:

@@ -1,0 +1,130 @@
+"""Simulated prompts for training SAM-nano: clicks and jittered boxes on known masks (Kirillov et al. 2023,
+arXiv 2304.02643).
+
+Input: rendered samples. Output: `SamBatch`. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from clipsam.nano.corpus.compose import Sample, render
+from clipsam.nano.models import SAM_PATCH, SAM_SIZE
+
+LOW = SAM_SIZE // SAM_PATCH * 4
+"""Side of SAM-nano's mask logits."""
+
+
+@dataclass(frozen=True)
+class SamBatch:
+    """`pixels` uint8 [b, S, S, 3] (padded at the right and bottom); `masks` float32 [b, n, 96, 96] in [0,
+    1]; `points` float32 [b, n, p, 2] and `labels` [b, n, p] (1, 0 or -1 for padding); `boxes` float32 [b, n,
+    4]; S-px frame.
+    """
+
+    pixels: Tensor
+    masks: Tensor
+    points: Tensor
+    labels: Tensor
+    boxes: Tensor
+
+
+class SamBatches(Dataset[SamBatch]):
+    """All batches of a training, by number: `batch` pictures with `prompts` targets each."""
+
+    def __init__(self, seed: int, length: int, batch: int, prompts: int) -> None:
+        self.seed, self.length, self.batch, self.prompts = seed, length, batch, prompts
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> SamBatch:
+        rng = np.random.default_rng((self.seed, 7, index))
+        rows: list[tuple[Tensor, ...]] = []
+        while len(rows) < self.batch:
+            long, short = int(rng.integers(224, 321)), int(rng.integers(160, 321))
+            height, width = (long, min(long, short)) if rng.random() < 0.5 else (min(long, short), long)
+            sample = render(int(rng.integers(2**31)), height, width, p_normal=0.1)
+            masks = targets_of(sample, rng)
+            if masks:
+                rows.append(self.row(sample.image, masks, rng))
+        return SamBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+    def row(
+        self, image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]], rng: np.random.Generator
+    ) -> tuple[Tensor, ...]:
+        """One picture scaled to SAM's frame, with `prompts` targets drawn from its masks."""
+        scale = SAM_SIZE / max(image.shape[:2])
+        chosen = [masks[int(rng.integers(len(masks)))] for _ in range(self.prompts)]
+        pixels, low = framed(image, chosen, scale)
+        prompts = [prompt_for(mask, rng) for mask in chosen]
+        points = torch.from_numpy(np.stack([p for p, _, _ in prompts]) * scale).float()
+        labels = torch.from_numpy(np.stack([label for _, label, _ in prompts]))
+        boxes = torch.from_numpy(np.stack([box for _, _, box in prompts]) * scale).float()
+        return pixels, low, points, labels, boxes
+
+
+def targets_of(sample: Sample, rng: np.random.Generator) -> list[NDArray[np.bool_]]:
+    """What SAM should outline: each defect (twice as likely), pieces, and the part itself."""
+    defects = [one.mask for one in sample.instances]
+    pieces = [mask for _, mask in sample.pieces if mask.any()]
+    if len(pieces) > 4:
+        pieces = [pieces[i] for i in rng.choice(len(pieces), 4, replace=False)]
+    part = [sample.solid] if 0.02 < sample.solid.mean() < 0.95 else []
+    return [*defects, *defects, *pieces, *part]
+
+
+def framed(
+    image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]], scale: float
+) -> tuple[Tensor, Tensor]:
+    """Scale a picture and its masks to fill the frame with the longest side; pad at the right and bottom."""
+    height, width = (round(side * scale) for side in image.shape[:2])
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    planes = (
+        F.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)[0].round().clamp(0, 255)
+    )
+    pixels = (
+        F.pad(planes, (0, SAM_SIZE - width, 0, SAM_SIZE - height), value=127.5)
+        .permute(1, 2, 0)
+        .to(torch.uint8)
+    )
+    low = torch.from_numpy(np.stack(masks).astype(np.float32))[None]
+    rows, columns = (max(1, round(side * LOW / SAM_SIZE)) for side in (height, width))
+    low = F.interpolate(low, size=(rows, columns), mode="bilinear", antialias=True)[0]
+    return pixels, F.pad(low, (0, LOW - columns, 0, LOW - rows))
+
+
+def prompt_for(
+    mask: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Up to three positive clicks, up to two negative ones from a ring, and a jittered box; picture
+    coordinates.
+    """
+    rows, columns = np.nonzero(mask)
+    points, labels = np.zeros((5, 2)), np.full(5, -1, dtype=np.int64)
+    positives = int(rng.integers(1, 4))
+    for slot in range(positives):
+        pick = int(rng.integers(len(rows)))
+        points[slot], labels[slot] = (columns[pick], rows[pick]), 1
+    negatives = int(rng.integers(0, 3))
+    if negatives:
+        ring = np.nonzero(
+            ndimage.binary_dilation(mask, iterations=int(rng.integers(4, 12)))
+            & ~ndimage.binary_dilation(mask)
+        )
+        for slot in range(positives, positives + negatives if len(ring[0]) else positives):
+            pick = int(rng.integers(len(ring[0])))
+            points[slot], labels[slot] = (ring[1][pick], ring[0][pick]), 0
+    box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=float)
+    reach = 0.12 * np.array([box[2] - box[0], box[3] - box[1]] * 2) + 1.5
+    box += rng.normal(0, 0.5, 4) * reach + 0.4 * reach * np.array([-1, -1, 1, 1])
+    return points, labels, box

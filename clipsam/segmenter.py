@@ -1,0 +1,172 @@
+"""AnomalySegmenter: load once, segment many. Start reading here: `segment` is the whole way of one photo.
+
+Input: a photo (path, PIL image or array) and a product in words. Output: a `Segmentation`. Each stage is a
+function or an object of a file of its own; this file only hands things on. Knows nothing of files, folders
+and reports.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipsam import __version__
+from clipsam.clip import ClipEncoder
+from clipsam.fusion import find_regions, fuse, image_score
+from clipsam.heatmap import coarse_map, text_targets
+from clipsam.images import Photo, as_photo
+from clipsam.presets import Preset, PresetChoice, choose_preset
+from clipsam.prompts import PromptEnsemble, load_prompts
+from clipsam.regions import region_prompts
+from clipsam.result import Segmentation
+from clipsam.sam import SamRefiner
+from clipsam.weights import load_sam
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class AnomalySegmenter:
+    """A warm pair of models with sentences about one product.
+
+    `segment` may be called from one thread at a time; it keeps no state between photos.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        clip: ClipEncoder,
+        sam: SamRefiner | None,
+        prompts: PromptEnsemble,
+        product: str = "object",
+    ) -> None:
+        self.preset = preset
+        self.clip = clip
+        self.sam = sam
+        self.prompts = prompts
+        self.product = product
+        self.choice = f"preset {preset.name}"  # why this preset, in words
+        self.targets = text_targets(clip, prompts.sentences(product))
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str | Preset | None = None,
+        *,
+        product: str = "object",
+        prompts: str | Path | None = None,
+        defects: Sequence[str] = (),
+        sam: bool = True,
+        threshold: float | None = None,
+        device: str | None = None,
+        dtype: str = "float32",
+        models_dir: str | Path | None = None,
+    ) -> AnomalySegmenter:
+        """Load a preset's models and the sentences about `product`.
+
+        `name` is a preset's name, or None for the best pair that is present on this machine; `prompts` a
+        shipped prompt file's name or a path (the preset's own by default); `defects` adds defect types in
+        words; `sam=False` leaves the coarse map as the result; `threshold` in [0, 1] replaces the preset's
+        pixel threshold; `device` is a torch device, the GPU where there is one by default; `dtype` is
+        "float32" or "bfloat16"; `models_dir` a pack of weights. Raises `UsageError`, `PromptError` or
+        `WeightsError`.
+        """
+        choice = (
+            PresetChoice(name, "the caller's own")
+            if isinstance(name, Preset)
+            else choose_preset(name, models_dir)
+        )
+        preset = choice.preset
+        if threshold is not None:
+            preset = replace(preset, pixel_threshold=threshold)
+        place: dict[str, Any] = {
+            "device": device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            "dtype": dtype,
+        }
+        ensemble = load_prompts(prompts or preset.prompts).with_defects(defects)
+        clip = ClipEncoder.from_spec(preset.clip, models_dir=models_dir, **place)
+        refiner = (
+            SamRefiner(**vars(load_sam(preset.sam, models_dir)), **place) if sam and preset.sam else None
+        )
+        segmenter = cls(preset, clip, refiner, ensemble, product)
+        segmenter.choice = choice.reason
+        return segmenter
+
+    @torch.inference_mode()
+    def segment(self, image: str | Path | Image | NDArray[np.uint8] | Photo) -> Segmentation:
+        """Find and outline what does not belong on the product: photo -> `Segmentation`.
+
+        Raises `PhotoError` where the photo cannot be read.
+        """
+        clock = Stopwatch()
+        with clock.stage("decode"):
+            photo = as_photo(image)
+        with clock.stage("clip"):
+            coarse = coarse_map(photo.pixels, self.clip, self.targets, self.preset.heatmap)
+        with clock.stage("regions"):
+            prompts = region_prompts(coarse.anomaly, self.preset.regions)
+        with clock.stage("sam"):
+            refine = self.sam.refine if self.sam and prompts else None
+            masks = refine(photo.pixels, prompts, coarse.anomaly, self.preset.sam_settings) if refine else ()
+        with clock.stage("fusion"):
+            anomaly_map = fuse(coarse.anomaly, masks, self.preset.fusion)
+            threshold = self.preset.pixel_threshold
+            mask, regions = find_regions(
+                anomaly_map, coarse.types, coarse.defects, threshold, self.preset.fusion
+            )
+            score = image_score(anomaly_map, self.preset.fusion)
+        return Segmentation(
+            path=photo.path,
+            sha256=photo.sha256,
+            score=score,
+            anomaly_map=anomaly_map,
+            coarse_map=coarse.anomaly,
+            mask=mask,
+            regions=regions,
+            is_defective=None,
+            timings=clock.seconds,
+        )
+
+    def segment_batch(
+        self, images: Sequence[str | Path | Image | NDArray[np.uint8] | Photo]
+    ) -> list[Segmentation]:
+        """Segment several photos, in order. Raises `PhotoError` at the first that cannot be read."""
+        return [self.segment(image) for image in images]
+
+    def manifest(self) -> dict[str, Any]:
+        """Return all that decides a result, for `run.json`: versions, preset, weights, prompts, settings."""
+        return {
+            "clipsam": __version__,
+            "preset": self.preset.name,
+            "product": self.product,
+            "weights": {part.name: part.weights_hash for part in (self.clip, self.sam) if part},
+            "prompts": {"name": self.prompts.name, "hash": self.prompts.hash(self.product)},
+            "heatmap": asdict(self.preset.heatmap),
+            "regions": asdict(self.preset.regions),
+            "sam": asdict(self.preset.sam_settings) if self.sam else None,
+            "fusion": asdict(self.preset.fusion),
+            "pixel_threshold": self.preset.pixel_threshold,
+            "dtype": str(self.clip.dtype).removeprefix("torch."),
+            "device": str(self.clip.device),
+        }
+
+
+class Stopwatch:
+    """Seconds per named stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
