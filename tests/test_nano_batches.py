@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import torch
+
+from clipsam.nano.batches import STRIDE, TYPES, ClipBatches, collate, pair
+from clipsam.nano.corpus.compose import Instance, Sample, box_of, render
+from clipsam.nano.corpus.defects import DEFECTS
+
+
+@cache
+def data(seed: int = 5) -> ClipBatches:
+    return ClipBatches(seed, length=4, batch=2, sizes=[(96, 128), (128, 96), (256, 256)])
+
+
+@cache
+def first() -> object:
+    return data()[0]
+
+
+@cache
+def damaged() -> Sample:
+    """A rendered part with at least one defect."""
+    samples = (render(seed, 96, 128, p_normal=0.0) for seed in range(20))
+    return next(sample for sample in samples if sample.instances)
+
+
+def test_a_batch_has_what_it_says():
+    batch = first()
+    count, height, width, _ = batch.pixels.shape
+    assert batch.pixels.dtype == torch.uint8
+    assert (height, width) in data().sizes
+    assert batch.targets.shape == (count, len(TYPES), height // STRIDE, width // STRIDE)
+    assert 0 <= batch.targets.min() <= batch.targets.max() <= 1
+    assert (len(batch.normal), len(batch.abnormal), len(batch.captions)) == (2 * count, 2 * len(TYPES), count)
+    assert all(sentence.strip() for sentence in [*batch.normal, *batch.abnormal, *batch.captions])
+
+
+def test_about_the_same_number_of_pixels_whatever_the_size():
+    small = ClipBatches(0, 1, batch=1, sizes=[(64, 64)])[0]
+    assert len(small.pixels) == 256 * 256 // (64 * 64)
+
+
+def test_a_number_always_gives_the_same_batch():
+    again = ClipBatches(5, length=9, batch=2, sizes=data().sizes)[0]  # a longer training begins alike
+    assert torch.equal(again.pixels, first().pixels)
+    assert torch.equal(again.targets, first().targets)
+    assert (again.normal, again.abnormal) == (first().normal, first().abnormal)
+    assert again.captions == first().captions
+
+
+def test_other_numbers_and_other_seeds_give_other_batches():
+    others = [data()[1], ClipBatches(6, 4, 2, data().sizes)[0]]
+    for other in others:
+        same_size = other.pixels.shape == first().pixels.shape
+        assert not (same_size and torch.equal(other.pixels, first().pixels))
+
+
+def test_every_second_picture_is_the_flawless_twin():
+    batch = first()
+    assert batch.targets[1::2].max() == 0
+    assert batch.targets[::2].max() > 0.5
+
+
+def test_twins_differ_in_nothing_but_the_defect():
+    (image, masks, _), (flawless, none, _) = pair(damaged(), np.random.default_rng(0))
+    assert none == []
+    changed = np.abs(image.astype(int) - flawless).max(axis=2)
+    union = np.any([mask for _, mask in masks], axis=0)
+    assert changed[union].mean() > 5 * changed[~union].mean()
+
+
+def test_picture_masks_and_twin_are_flipped_alike():
+    sample = damaged()
+    seen = set()
+    for seed in range(12):
+        (image, masks, _), (flawless, _, _) = pair(sample, np.random.default_rng(seed))
+        flip = next(
+            (rows, columns)
+            for rows in (1, -1)
+            for columns in (1, -1)
+            if np.array_equal(image, sample.image[::rows, ::columns])
+        )
+        seen.add(flip)
+        rows, columns = flip
+        assert np.array_equal(flawless, sample.flawless[::rows, ::columns])
+        for (kind, mask), one in zip(masks, sample.instances, strict=True):
+            assert kind == one.defect
+            assert np.array_equal(mask, one.mask[::rows, ::columns])
+    assert len(seen) == 4
+
+
+def test_targets_are_shares_of_cells_and_their_union():
+    mask, other = np.zeros((96, 128), bool), np.zeros((96, 128), bool)
+    mask[0:2, 0:4] = True  # half of the first cell
+    other[40:48, 40:48] = True  # four whole cells
+    found = [Instance(kind, m, box_of(m)) for kind, m in (("scratch", mask), ("hole", other))]
+    sample = replace(damaged(), instances=tuple(found))
+    photo = (sample.image, [(one.defect, one.mask) for one in found], sample)
+    target = collate([photo], np.random.default_rng(0)).targets[0]
+    assert target[TYPES.index("scratch"), 0, 0] == 0.5
+    assert target[TYPES.index("scratch")].sum() == 0.5
+    assert (target[TYPES.index("hole"), 10:12, 10:12] == 1).all()
+    assert torch.equal(target[-1], target[:-1].amax(dim=0))
+
+
+def test_the_last_type_stands_for_all():
+    assert (*DEFECTS, "damage") == TYPES
