@@ -1,12 +1,14 @@
 """The error classes of clipsam. Each message is one sentence: what was found, what was expected, how to mend
 it.
 
-ClipsamError ├── UsageError      an argument, option or combination of them makes no sense ├── PhotoError
-a photo cannot be read; `kind` is a short machine-readable reason ├── PromptError     a prompt file or defect
-name is wrong; says file, line and key ├── WeightsError    weights are missing, damaged, or not the ones that
-were recorded ├── TowerError      a CLIP tower cannot give what is asked of it (no patch tokens, unknown
-attention mode) ├── RunError        a run folder cannot be used (written by another run, damaged) └──
-MissingExtra    an optional dependency is not installed; says the exact install line
+    ClipsamError
+    ├── UsageError      an argument, option or combination of them makes no sense
+    ├── PhotoError      a photo cannot be read; `kind` is a short machine-readable reason
+    ├── PromptError     a prompt file or defect name is wrong; says file, line and key
+    ├── WeightsError    weights are missing, damaged, or not the ones that were recorded
+    ├── TowerError      a CLIP tower cannot give what is asked of it (no patch tokens, unknown attention mode)
+    ├── RunError        a run folder cannot be used (written by another run, damaged)
+    └── MissingExtra    an optional dependency is not installed; says the exact install line
 
 The command line prints the message of a `ClipsamError` without a traceback and exits with 1.
 """
