@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,13 +87,14 @@ class SamRefiner:
         self._processor = processor
 
     @classmethod
-    def from_spec(cls, spec: SamSpec, *, device: str = "cpu", dtype: str = "float32") -> SamRefiner:
-        """Load the weights that `spec` names; `WeightsError` if they are not on this machine."""
+    def from_spec(cls, spec: SamSpec, *, models_dir: str | Path | None = None, **options: Any) -> SamRefiner:
+        """Load what a specification names; `options` (device, dtype) go to the constructor.
+
+        Raises `WeightsError` where the weights are missing or damaged.
+        """
         from clipsam.weights import load_sam
 
-        parts = load_sam(spec)
-        known = {"name": parts.name, "weights_hash": parts.weights_hash}
-        return cls(parts.model, parts.processor, device=device, dtype=dtype, **known)
+        return cls(**vars(load_sam(spec, models_dir)), **options)
 
     @torch.inference_mode()
     def refine(

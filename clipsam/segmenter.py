@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from clipsam import __version__
 from clipsam.clip import ClipEncoder
+from clipsam.errors import UsageError
 from clipsam.fusion import find_regions, fuse, image_score
 from clipsam.heatmap import coarse_map, text_targets
 from clipsam.images import Photo, as_photo
@@ -28,7 +29,6 @@ from clipsam.prompts import PromptEnsemble, load_prompts
 from clipsam.regions import region_prompts
 from clipsam.result import Segmentation
 from clipsam.sam import SamRefiner
-from clipsam.weights import load_sam
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,16 +86,14 @@ class AnomalySegmenter:
         )
         preset = choice.preset
         if threshold is not None:
+            if not 0 <= threshold <= 1:
+                raise UsageError(f"the threshold is {threshold}; expected a value of the map, from 0 to 1")
             preset = replace(preset, pixel_threshold=threshold)
-        place: dict[str, Any] = {
-            "device": device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            "dtype": dtype,
-        }
+        place: dict[str, Any] = {"device": _usable(device), "dtype": dtype}
         ensemble = load_prompts(prompts or preset.prompts).with_defects(defects)
         clip = ClipEncoder.from_spec(preset.clip, models_dir=models_dir, **place)
-        refiner = (
-            SamRefiner(**vars(load_sam(preset.sam, models_dir)), **place) if sam and preset.sam else None
-        )
+        wanted = preset.sam if sam else None
+        refiner = SamRefiner.from_spec(wanted, models_dir=models_dir, **place) if wanted else None
         segmenter = cls(preset, clip, refiner, ensemble, product)
         segmenter.choice = choice.reason
         return segmenter
@@ -157,6 +155,20 @@ class AnomalySegmenter:
             "dtype": str(self.clip.dtype).removeprefix("torch."),
             "device": str(self.clip.device),
         }
+
+
+def _usable(device: str | None) -> str:
+    """`device`, proved by an allocation; without one the GPU where there is one."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"the device {device!r} cannot be used ({reason}); expected cpu, or cuda or cuda:N of a GPU here"
+        ) from error
+    return device
 
 
 class Stopwatch:
