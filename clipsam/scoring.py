@@ -45,7 +45,7 @@ class SegmenterRecipe:
     sam: bool = True
     device: str | None = None
     dtype: str = "float32"
-    models_dir: str | None = None
+    models_dir: str | Path | None = None
 
     def build(self) -> AnomalySegmenter:
         """Load the models."""

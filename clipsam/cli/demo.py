@@ -17,6 +17,9 @@ def demo(
     out: Path = typer.Option(Path("clipsam-demo"), metavar="DIR", help="Where photos, run and report go."),
     count: int = typer.Option(15, min=1, help="How many parts to render."),
     seed: int = typer.Option(0, help="Another seed renders other parts."),
+    models_dir: Path | None = typer.Option(
+        None, "--models", metavar="DIR", help="A pack of weights to look into first (else $CLIPSAM_MODELS)."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the outcome as JSON."),
 ) -> None:
     """Render a small batch of parts with known defects, inspect it with the embedded models, write the
@@ -27,7 +30,7 @@ def demo(
     from clipsam.runs.demo import run_demo
     from clipsam.segmenter import AnomalySegmenter
 
-    segmenter = AnomalySegmenter.from_preset("nano", product="part")
+    segmenter = AnomalySegmenter.from_preset("nano", product="part", models_dir=models_dir)
     with Progress() as progress:
         score = run_demo(segmenter, out, count=count, seed=seed, on_step=progress.step)
     outcome = {

@@ -75,6 +75,9 @@ def evaluate_command(
         False, "--leave-out-faulty", help="Score without the photos whose files have faults."
     ),
     workers: int = typer.Option(1, min=1, help="Processes that share the photos."),
+    models_dir: Path | None = typer.Option(
+        None, "--models", metavar="DIR", help="A pack of weights to look into first (else $CLIPSAM_MODELS)."
+    ),
     device: str | None = typer.Option(
         None, help="cpu, cuda, cuda:1 ...; a GPU by default where there is one."
     ),
@@ -98,7 +101,9 @@ def evaluate_command(
     chosen = _with_options(load_protocol(protocol), preset, prompts, sam, resolution)
     data = open_dataset(dataset, root, category).called(_products(product))
     _say(_contents(data))
-    recipe = SegmenterRecipe(chosen.preset, chosen.prompts, tuple(defect), chosen.sam, device)
+    recipe = SegmenterRecipe(
+        chosen.preset, chosen.prompts, tuple(defect), chosen.sam, device, models_dir=models_dir
+    )
     variations = [*ablations(recipe, ablate), *perturbed(recipe, perturb)]
     options: dict[str, Any] = {
         "resolution": chosen.resolution,

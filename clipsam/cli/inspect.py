@@ -37,6 +37,9 @@ def inspect(
     threshold: float | None = typer.Option(
         None, min=0.0, max=1.0, help="Where the anomaly map becomes a region; the preset's by default."
     ),
+    models_dir: Path | None = typer.Option(
+        None, "--models", metavar="DIR", help="A pack of weights to look into first (else $CLIPSAM_MODELS)."
+    ),
     device: str | None = typer.Option(
         None, help="cpu, cuda, cuda:1 ...; a GPU by default where there is one."
     ),
@@ -76,6 +79,7 @@ def inspect(
         sam=sam,
         threshold=threshold,
         device=device,
+        models_dir=models_dir,
     )
     typer.echo(f"clipsam: {segmenter.choice}", err=True)
     try:
