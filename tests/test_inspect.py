@@ -168,6 +168,8 @@ def test_nothing_to_inspect(tmp_path: Path) -> None:
     (tmp_path / "x.txt").touch()
     with pytest.raises(UsageError, match="no photos in"):
         inspect_photos(FakeSegmenter(), [tmp_path], tmp_path / "run")
+    with pytest.raises(UsageError, match="there is no"):
+        inspect_photos(FakeSegmenter(), [tmp_path / "gone", tmp_path / "*.png"], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -313,7 +315,7 @@ def clipsam(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 def test_options_reach_the_segmenter(clipsam: Callable[..., Result], photos: Path, tmp_path: Path) -> None:
     words = "--product plate --defect scratch --defect dent --preset nano --no-sam --threshold 0.4"
-    words += " --device cpu --prompts winclip"
+    words += " --device cpu --prompts winclip --models pack"
     result = clipsam(photos / "good", "--out", tmp_path / "r", *words.split())
     assert result.return_value == 0
     assert clipsam.given == {
@@ -324,6 +326,7 @@ def test_options_reach_the_segmenter(clipsam: Callable[..., Result], photos: Pat
         "sam": False,
         "threshold": 0.4,
         "device": "cpu",
+        "models_dir": Path("pack"),
     }
 
 
@@ -356,8 +359,8 @@ def test_exit_codes(clipsam: Callable[..., Result], photos: Path, tmp_path: Path
     assert code(photos) == 2
     assert code(photos, "--fail-on-defect") == 3
     assert code(photos / "spot" / "0.png") == 0
-    assert code(tmp_path / "nowhere.png") == 1
-    assert [row["error"]["kind"] for row in rows_of(tmp_path / "run")] == ["missing"]
+    assert code(photos / "spot" / "broken.png") == 1
+    assert [row["error"]["kind"] for row in rows_of(tmp_path / "run")] == ["truncated"]
     assert code(photos / "good", tmp_path / "nowhere.png") == 2
 
 

@@ -152,6 +152,9 @@ def test_histogram_counts_every_photo() -> None:
 def test_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"run\.json"):
         write_report(tmp_path)
+    (tmp_path / "run.json").write_text('{"format": "clipsam-run-1", "root": "/"}')
+    with pytest.raises(RunError, match="lacks versions, wall_seconds"):
+        write_report(tmp_path)
 
 
 def test_command(run: Path, tmp_path: Path) -> None:

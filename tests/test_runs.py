@@ -201,14 +201,15 @@ def test_damaged_or_foreign_manifest(tmp_path: Path) -> None:
 
 
 def test_manifest_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_manifest(tmp_path, {"format": "clipsam-run-1", "n": 1})
+    whole = {"format": "clipsam-run-1", "root": "/", "versions": {}, "wall_seconds": 0}
+    write_manifest(tmp_path, whole | {"n": 1})
 
     def fail(source: object, target: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(RunError, match="No space"):
-        write_manifest(tmp_path, {"format": "clipsam-run-1", "n": 2})
+        write_manifest(tmp_path, whole | {"n": 2})
     assert read_manifest(tmp_path)["n"] == 1
 
 
@@ -373,3 +374,10 @@ def test_scales_are_fixed() -> None:
     assert font_size((60, 60)) >= 11
     assert font_size((4000, 4000)) > font_size((900, 900))
     assert line_width((900, 900)) < 2.5
+
+
+def test_row_without_its_keys_is_no_row(tmp_path: Path) -> None:
+    rows = '{"path": "/a", "sha256": null}\n{"path": "/b", "sha256": null, "error": {}}\n'
+    (tmp_path / "results.jsonl").write_text(rows)
+    with pytest.raises(RunError, match="line 1: not a row"):
+        read_rows(tmp_path / "results.jsonl")

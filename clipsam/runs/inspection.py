@@ -8,6 +8,7 @@ wait; rows come in the order of the photos all the same. Knows nothing of models
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -97,11 +98,13 @@ class RunSummary:
 
 
 def photos_to_inspect(inputs: Sequence[str | Path]) -> FoundPhotos:
-    """What `find_photos` finds; `UsageError` when that is nothing at all."""
+    """What `find_photos` finds; `UsageError` when that is nothing at all, or nothing that exists."""
     found = find_photos(inputs)
-    if found.photos:
+    if any(map(os.path.lexists, found.photos)):
         return found
     names = ", ".join(str(given) for given in inputs)
+    if found.photos:
+        raise UsageError(f"there is no {names}; expected photos, folders or glob patterns that match some")
     other = f" ({len(found.skipped)} other files or folders were passed over)" if found.skipped else ""
     raise UsageError(f"no photos in {names}{other}; expected PNG, JPEG, BMP, TIFF, WebP, PGM or PPM files")
 

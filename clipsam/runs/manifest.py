@@ -36,6 +36,7 @@ STORY = {
     "format", "versions", "device", "root", "inputs", "skipped", "state", "started", "updated", "counts",
     "seconds", "wall_seconds", "photos_per_second", "peak_memory_mb",
 }  # fmt: skip
+_NEEDED = {"root", "versions", "wall_seconds"}  # to go on with a run, and to report it
 _LIBRARIES = (
     "torch", "open-clip-torch", "timm", "transformers", "numpy", "scipy", "pillow", "pycocotools",
 )  # fmt: skip
@@ -100,6 +101,10 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise RunError(f"{path}: format {found!r}; expected {FORMAT!r}, as this version of clipsam writes it")
+    if lacking := _NEEDED - manifest.keys():
+        raise RunError(
+            f"{path}: lacks {', '.join(sorted(lacking))}; inspect the photos anew in another --out"
+        )
     return manifest
 
 

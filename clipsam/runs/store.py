@@ -166,4 +166,9 @@ def _row(line: bytes) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and {"path", "sha256"} <= row.keys() else None
+    return row if isinstance(row, dict) and _is_whole(row) else None
+
+
+def _is_whole(row: Row) -> bool:
+    rest = {"error"} if "error" in row else {"score", "is_defective", "regions"}
+    return {"path", "sha256"} | rest <= row.keys()
