@@ -6,6 +6,7 @@ is imported inside the command. A `ClipsamError` becomes one line on stderr and 
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -53,6 +54,12 @@ def main() -> None:
         sys.exit(1)
     except ClipsamError as error:
         typer.echo(f"clipsam: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder without permission: the message names the file
+        typer.echo(f"clipsam: the system refused: {error}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("clipsam: interrupted", err=True)
