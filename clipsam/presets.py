@@ -82,6 +82,8 @@ NANO = Preset(
     title="the embedded pair: small, fast, always here",
     clip=ClipSpec("nano-clip", licence="Apache-2.0", folder=str(EMBEDDED / "clip")),
     sam=SamSpec("nano-sam", licence="Apache-2.0", folder=str(EMBEDDED / "sam")),
+    # Chosen on rendered validation pictures alone: eval/select_nano.py.
+    heatmap=HeatmapSettings(attention="plain", sizes=(448,), temperature=0.055),
 )
 
 SMALL = Preset(

@@ -23,6 +23,9 @@ from clipsam.nano.models import SAM_PATCH, SAM_SIZE
 LOW = SAM_SIZE // SAM_PATCH * 4
 """Side of SAM-nano's mask logits."""
 
+SMALLEST = 6 / LOW**2
+"""Share of the picture below which a mask is no target."""
+
 
 @dataclass(frozen=True)
 class SamBatch:
@@ -74,13 +77,16 @@ class SamBatches(Dataset[SamBatch]):
 
 
 def targets_of(sample: Sample, rng: np.random.Generator) -> list[NDArray[np.bool_]]:
-    """What SAM should outline: each defect (twice as likely), pieces, and the part itself."""
+    """What SAM should outline: each defect (twice as likely), pieces, and the part itself.
+
+    What covers less than a few cells of the mask logits is left out: there is nothing to outline.
+    """
     defects = [one.mask for one in sample.instances]
-    pieces = [mask for _, mask in sample.pieces if mask.any()]
-    if len(pieces) > 4:
-        pieces = [pieces[i] for i in rng.choice(len(pieces), 4, replace=False)]
-    part = [sample.solid] if 0.02 < sample.solid.mean() < 0.95 else []
-    return [*defects, *defects, *pieces, *part]
+    pieces = [mask for _, mask in sample.pieces]
+    if len(pieces) > 3:
+        pieces = [pieces[i] for i in rng.choice(len(pieces), 3, replace=False)]
+    part = [sample.solid] if sample.solid.mean() < 0.95 else []
+    return [mask for mask in (*defects, *defects, *pieces, *part) if mask.mean() > SMALLEST]
 
 
 def framed(

@@ -39,7 +39,7 @@ class ClipTraining:
     """Everything that decides the outcome of a training; the defaults are the shipped weights' own."""
 
     seed: int = 1
-    steps: int = 3300
+    steps: int = 3600
     batch: int = 12
     sizes: tuple[tuple[int, int], ...] = (
         (224, 224), (224, 224), (256, 192), (192, 256), (288, 160), (160, 288), (288, 288), (352, 256),

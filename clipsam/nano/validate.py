@@ -24,10 +24,11 @@ def validate(
     settings: HeatmapSettings,
     count: int = 64,
     seed: int = 0,
+    side: int = 288,
     prompts: str = "industrial",
 ) -> dict[str, float]:
-    """Score `count` validation pictures: pixel AUROC, AP and PRO, image AUROC, and how often types are told
-    apart.
+    """Score `count` validation pictures of `side` px: pixel and image metrics, and how often types
+    are told apart.
 
     `type_accuracy`: of two defects of different types in one picture, the map of the named type is higher on
     its own. All in percent.
@@ -35,13 +36,14 @@ def validate(
     ensemble = load_prompts(prompts)
     metrics = PixelMetrics()
     ranked: list[bool] = []
-    for sample in Corpus(count, seed, "validation", height=288, width=288):
+    for sample in Corpus(count, seed, "validation", height=side, width=side):
         coarse = seen(encoder, ensemble, sample, settings)
         metrics.update(coarse.anomaly, sample.mask, image_score=float(coarse.anomaly.max()))
         ranked += told_apart(coarse, sample)
     result = metrics.compute()
-    names = ("pixel_auroc", "pixel_ap", "pro", "image_auroc")
+    names = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pro", "image_auroc")
     scores = {name: round(100 * float(result[name]), 1) for name in names}
+    scores["threshold"] = round(float(result["pixel_threshold"]), 3)
     return scores | {"type_accuracy": round(100 * float(np.mean(ranked)), 1)}
 
 

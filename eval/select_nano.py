@@ -1,0 +1,48 @@
+"""Choose how the preset `nano` looks at photos, on rendered validation pictures alone.
+
+python eval/select_nano.py [--weights DIR] [--count 48]
+
+Prints, per choice of attention, scales and smoothing: pixel AUROC, AP and PRO, image AUROC, how often two
+defect types are told apart, and the threshold of the best F1. Half of the pictures show families that
+training never draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from clipsam.clip import ClipEncoder
+from clipsam.nano.models import WEIGHTS
+from clipsam.nano.validate import validate
+from clipsam.presets import PRESETS
+
+ATTENTION = ("plain", "v-v", "value")
+SIZES = ((256,), (384,), (512,), (640,), (256, 512), (384, 640), (256, 384, 640))
+SMOOTHING = (0.0, 0.004, 0.008, 0.015, 0.025)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, default=WEIGHTS / "clip")
+    parser.add_argument("--count", type=int, default=48, help="validation pictures")
+    parser.add_argument("--side", type=int, default=512, help="px of a rendered picture")
+    options = parser.parse_args()
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+    encoder = ClipEncoder.from_dir(options.weights)
+    base = PRESETS["nano"].heatmap
+    choices = [{"attention": mode} for mode in ATTENTION]
+    choices += [{"sizes": sizes} for sizes in SIZES]
+    choices += [{"smoothing": smoothing} for smoothing in SMOOTHING]
+    for change in choices:
+        scores = validate(encoder, replace(base, **change), options.count, side=options.side)
+        print(change, scores, flush=True)
+
+
+if __name__ == "__main__":
+    main()
