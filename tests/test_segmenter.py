@@ -1,0 +1,195 @@
+"""The whole way of one photo with a tiny CLIP and a tiny SAM of random weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_clip import save_tiny_clip, tiny_encoder
+from tiny_sam import tiny_refiner, tiny_sam
+
+import clipsam
+from clipsam.errors import PhotoError, UsageError
+from clipsam.presets import ClipSpec, Preset, SamSpec
+from clipsam.prompts import load_prompts
+from clipsam.segmenter import AnomalySegmenter
+from clipsam.settings import HeatmapSettings, RegionSettings, SamSettings
+
+HEIGHT, WIDTH = 60, 90
+BUSY = RegionSettings(low=0.4, high=0.5, max_area=1.0)
+QUIET = RegionSettings(low=0.999, high=1.0)
+STAGES = {"decode", "clip", "regions", "sam", "fusion"}
+
+
+class Watched:
+    """A SAM that counts how often it is asked."""
+
+    name, weights_hash = "watched", "2" * 64
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._sam = tiny_refiner()
+
+    def refine(self, *arguments: Any) -> Any:
+        self.calls += 1
+        return self._sam.refine(*arguments)
+
+
+def preset(regions: RegionSettings = BUSY, **fields: Any) -> Preset:
+    fields = {"clip": ClipSpec("tiny"), "sam": None, **fields}
+    return Preset(
+        "tiny",
+        "random weights",
+        heatmap=HeatmapSettings(sizes=(96,), temperature=0.02, smoothing=0.05),
+        regions=regions,
+        sam_settings=SamSettings(min_agreement=0.0, swallow=1e9),
+        **fields,
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return tiny_encoder(cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def photo():
+    blocks = np.random.default_rng(0).integers(0, 256, (HEIGHT // 10, WIDTH // 10, 3), dtype=np.uint8)
+    return blocks.repeat(10, axis=0).repeat(10, axis=1)
+
+
+def segmenter_of(encoder, sam=None, regions: RegionSettings = BUSY, **fields: Any) -> AnomalySegmenter:
+    ensemble = load_prompts("industrial")
+    return AnomalySegmenter(preset(regions, **fields), encoder, sam, ensemble, "bottle")
+
+
+def test_result_has_the_size_of_the_photo_and_the_promised_ranges(encoder, photo):
+    result = segmenter_of(encoder, tiny_refiner()).segment(photo)
+    for found in (result.anomaly_map, result.coarse_map):
+        assert found.shape == (HEIGHT, WIDTH)
+        assert found.dtype == np.float32
+        assert 0 <= found.min() <= found.max() <= 1
+    assert result.mask.shape == (HEIGHT, WIDTH)
+    assert result.mask.dtype == bool
+    assert 0 <= result.score <= 1
+    assert result.is_defective is None
+    assert set(result.timings) == STAGES
+    assert all(seconds >= 0 for seconds in result.timings.values())
+
+
+def test_mask_is_the_map_at_the_threshold_and_holds_the_regions(encoder, photo):
+    segmenter = segmenter_of(encoder, tiny_refiner())
+    result = segmenter.segment(photo)
+    assert np.array_equal(result.mask, result.anomaly_map >= segmenter.preset.pixel_threshold)
+    assert result.regions
+    for region in result.regions:
+        assert region.photo_size == (HEIGHT, WIDTH)
+        assert (result.mask[region.mask]).all()
+        assert region.defect in segmenter.prompts.defect_names
+    scores = [region.score for region in result.regions]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_without_sam_the_coarse_map_is_the_result(encoder, photo):
+    result = segmenter_of(encoder).segment(photo)
+    assert np.array_equal(result.anomaly_map, result.coarse_map)
+
+
+def test_sam_changes_the_map_and_not_the_coarse_one(encoder, photo):
+    alone, refined = (segmenter_of(encoder, sam).segment(photo) for sam in (None, tiny_refiner()))
+    assert np.array_equal(alone.coarse_map, refined.coarse_map)
+    assert not np.array_equal(alone.anomaly_map, refined.anomaly_map)
+
+
+@pytest.mark.parametrize(("regions", "calls"), [(BUSY, 1), (QUIET, 0)])
+def test_sam_is_asked_once_or_where_the_map_is_quiet_not_at_all(encoder, photo, regions, calls):
+    sam = Watched()
+    result = segmenter_of(encoder, sam, regions).segment(photo)
+    assert sam.calls == calls
+    if not calls:
+        assert np.array_equal(result.anomaly_map, result.coarse_map)
+
+
+def test_any_form_of_the_photo_gives_the_same_result(encoder, photo, tmp_path):
+    path = tmp_path / "part.png"
+    Image.fromarray(photo).save(path)
+    segmenter = segmenter_of(encoder, tiny_refiner())
+    expected = segmenter.segment(photo)
+    for form in (path, str(path), Image.fromarray(photo)):
+        assert np.array_equal(segmenter.segment(form).anomaly_map, expected.anomaly_map)
+    assert segmenter.segment(path).path == path
+    assert len(segmenter.segment(path).sha256) == 64
+    assert expected.path is expected.sha256 is None
+
+
+def test_grey_photo_of_another_size(encoder):
+    result = segmenter_of(encoder, tiny_refiner()).segment(np.full((33, 200), 90, np.uint8))
+    assert result.anomaly_map.shape == (33, 200)
+
+
+def test_batch_keeps_the_order(encoder, photo):
+    segmenter = segmenter_of(encoder)
+    photos = [photo, photo[::-1].copy(), photo[:40, :50].copy()]
+    for single, found in zip(photos, segmenter.segment_batch(photos), strict=True):
+        assert np.array_equal(segmenter.segment(single).anomaly_map, found.anomaly_map)
+    assert segmenter.segment_batch([]) == []
+
+
+def test_unreadable_photo_is_told(encoder, tmp_path):
+    with pytest.raises(PhotoError):
+        segmenter_of(encoder).segment(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("with_sam", [True, False])
+def test_manifest_says_all_and_is_json(encoder, with_sam):
+    segmenter = segmenter_of(encoder, tiny_refiner() if with_sam else None)
+    said = json.loads(json.dumps(segmenter.manifest()))
+    assert said["clipsam"] == clipsam.__version__
+    assert (said["preset"], said["product"], said["dtype"]) == ("tiny", "bottle", "float32")
+    assert said["weights"][encoder.name] == encoder.weights_hash
+    assert len(said["weights"]) == 1 + with_sam
+    assert said["prompts"] == {"name": "industrial", "hash": segmenter.prompts.hash("bottle")}
+    assert said["heatmap"]["temperature"] == 0.02
+    assert (said["sam"] is not None) == with_sam
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A preset whose weights lie in folders."""
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny_clip(folder / "clip")
+    for part in tiny_sam():
+        part.save_pretrained(folder / "sam")
+    return preset(
+        clip=ClipSpec("tiny-clip", folder=str(folder / "clip")),
+        sam=SamSpec("tiny-sam", folder=str(folder / "sam")),
+    )
+
+
+def test_from_preset_loads_both_models(stored, photo, monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPSAM_CACHE", str(tmp_path))
+    segmenter = AnomalySegmenter.from_preset(
+        stored, product="bottle", defects=["blowhole"], threshold=0.3, device="cpu"
+    )
+    assert segmenter.preset == replace(stored, pixel_threshold=0.3)
+    assert "blowhole" in segmenter.prompts.defect_names
+    assert list(segmenter.manifest()["weights"]) == ["tiny-clip", "tiny-sam"]
+    result = segmenter.segment(photo)
+    assert np.array_equal(result.mask, result.anomaly_map >= 0.3)
+
+
+def test_from_preset_without_sam(stored, photo, monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPSAM_CACHE", str(tmp_path))
+    segmenter = AnomalySegmenter.from_preset(stored, sam=False, device="cpu")
+    assert segmenter.sam is None
+    result = segmenter.segment(photo)
+    assert np.array_equal(result.anomaly_map, result.coarse_map)
+
+
+def test_unknown_preset_is_told():
+    with pytest.raises(UsageError, match="nosuch"):
+        AnomalySegmenter.from_preset("nosuch")
