@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fake_segmenter import FakeSegmenter, segmentation_of
 
+from clipsam.errors import UsageError
 from clipsam.nano.demo import DEMO_PARTS, demo_parts
 from clipsam.runs.demo import DemoScore, is_found, run_demo, save_photos
 
@@ -64,7 +65,7 @@ def test_who_sees_defects_everywhere_pays_on_clean_parts(tmp_path):
 def test_photos_run_and_report_are_written_and_replaced(tmp_path):
     seen = []
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "99 of an earlier demo.png").write_bytes(b"")
+    (tmp_path / "photos" / "99 part, of an earlier demo.png").write_bytes(b"")
     for seed in (0, 1):
         score = demo(FakeSegmenter(), tmp_path, seed=seed, on_step=seen.append)
     assert len(seen) == 2 * COUNT
@@ -96,3 +97,12 @@ def test_a_quarter_of_the_mask_is_found():
 def test_shares_of_nothing_are_zero():
     nothing = DemoScore(planted=0, found=0, clean=0, false_regions=0, report=None, summary=None)
     assert (nothing.recall, nothing.false_per_clean) == (0.0, 0.0)
+
+
+def test_photos_of_others_are_left_alone(samples, tmp_path):
+    save_photos(samples, tmp_path)
+    own = tmp_path / "holiday.png"
+    own.touch()
+    with pytest.raises(UsageError, match="which is not of a demo"):
+        save_photos(samples, tmp_path)
+    assert len(list(tmp_path.iterdir())) == COUNT + 1

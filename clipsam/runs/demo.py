@@ -6,6 +6,7 @@ nothing of models and terminals.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from clipsam.errors import UsageError
 from clipsam.nano.corpus.compose import Sample
 from clipsam.nano.demo import demo_parts
 from clipsam.report.page import write_report
 from clipsam.result import Region
 from clipsam.runs.inspection import RunSummary, Segmenter, Step, inspect_photos
+
+NAME = re.compile(r"\d\d+ [^,]+, .+\.png")
+"""What the demo's photos are called."""
 
 FOUND = 0.25
 """A planted defect is found when at least this share of its pixels is outlined."""
@@ -80,10 +85,19 @@ def run_demo(
 
 
 def save_photos(samples: Sequence[Sample], folder: Path) -> list[Path]:
-    """Write the pictures as PNG, named by number, family and planted defect; those of an earlier demo go."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
+    """Write the pictures as PNG, named by number, family and planted defect; those of an earlier demo go.
+
+    Raises `UsageError` where the folder holds anything else: it would be inspected, or lost.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror}; choose another --out") from error
+    old = list(folder.iterdir())
+    if strangers := sorted(path.name for path in old if not NAME.fullmatch(path.name)):
+        raise UsageError(f"{folder} holds {strangers[0]!r}, which is not of a demo; choose another --out")
+    for path in old:
+        path.unlink()
     paths = []
     for number, sample in enumerate(samples):
         kind = " ".join(sample.defects) or "flawless"
