@@ -52,7 +52,12 @@ def pull(
         return [_into_cache(spec, models_dir, announce) for spec in preset.models]
     if to.exists() and not to.is_dir():
         raise UsageError(f"--to {to} is a file; expected a directory, which is made if it does not exist")
-    to.mkdir(parents=True, exist_ok=True)
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--to {to} cannot be made: {error.strerror}; expected a directory to write to"
+        ) from error
     return [_into_pack(spec, to, models_dir, announce) for spec in preset.models]
 
 

@@ -152,6 +152,8 @@ def test_bad_use_is_one_sentence(app, tmp_path, monkeypatch):
     assert isinstance(error("pull", "huge"), UsageError)
     assert isinstance(error("verify", tmp_path), WeightsError)
     assert isinstance(error("list", "--models", tmp_path / "nowhere"), WeightsError)
+    (tmp_path / "file").touch()
+    assert "--to" in str(error("pull", "nano", "--to", tmp_path / "file" / "pack"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     missing = error("pull", "large")
     assert isinstance(missing, WeightsError)
