@@ -198,7 +198,6 @@ def test_kinds_of_prompts_take_turns():
     assert set(train_sam.prompt_of(batch, 3, "cpu")) == points
 
 
-@pytest.mark.xfail(reason="transformers' get_image_embeddings keeps no gradients", strict=True)
 @pytest.mark.parametrize("step", [0, 7])
 def test_every_kind_of_step_reaches_encoder_and_decoder(step):
     torch.manual_seed(0)

@@ -105,7 +105,7 @@ def framed(
     )
     low = torch.from_numpy(np.stack(masks).astype(np.float32))[None]
     rows, columns = (max(1, round(side * LOW / SAM_SIZE)) for side in (height, width))
-    low = F.interpolate(low, size=(rows, columns), mode="bilinear", antialias=True)[0]
+    low = F.interpolate(low, size=(rows, columns), mode="bilinear", antialias=True)[0].clamp(0, 1)
     return pixels, F.pad(low, (0, LOW - columns, 0, LOW - rows))
 
 

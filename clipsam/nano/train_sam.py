@@ -89,7 +89,8 @@ def loss_of(model: SamModel, batch: SamBatch, step: int, device: str) -> tuple[T
     Only the encoder runs in bfloat16: in the decoder it would shift the coordinates of prompts.
     """
     with torch.autocast(torch.device(device).type, torch.bfloat16):
-        embedding = model.get_image_embeddings(normalised(batch.pixels.to(device)))
+        # Not `get_image_embeddings`: that one keeps no gradients.
+        embedding = model.vision_encoder(normalised(batch.pixels.to(device))).last_hidden_state
     embedding, masks, prompt = embedding.float(), batch.masks.to(device), prompt_of(batch, step, device)
     answer = model(image_embeddings=embedding, multimask_output=True, **prompt)
     loss, quality, best = mask_loss(answer.pred_masks, answer.iou_scores, masks)

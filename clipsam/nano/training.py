@@ -74,7 +74,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: AdamW, average: Ave
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    average.state = state["average"]
+    for name, value in state["average"].items():
+        average.state[name].copy_(value)
     torch.set_rng_state(state["random"])
     return int(state["step"])
 
