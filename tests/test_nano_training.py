@@ -15,7 +15,15 @@ from clipsam.nano import train_clip, train_sam
 from clipsam.nano.training import Average, Log, load_checkpoint, optimizer_for, rate, save_checkpoint
 
 CLIP = train_clip.ClipTraining(
-    steps=4, batch=1, sizes=((128, 128),), text_steps=2, vocabulary=300, workers=0, checkpoint_every=2
+    steps=4,
+    batch=1,
+    sizes=((128, 128),),
+    text_steps=2,
+    vocabulary=300,
+    workers=0,
+    checkpoint_every=2,
+    head_batches=1,
+    head_steps=2,
 )
 SAM = train_sam.SamTraining(steps=4, batch=1, prompts=1, workers=0, checkpoint_every=2)
 

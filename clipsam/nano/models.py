@@ -45,7 +45,7 @@ def clip_config(vocab_size: int, pad_id: int, eos_id: int) -> dict[str, Any]:
             "vision_cfg": {
                 "timm_model_name": "clipsam_nano_16",
                 "timm_pool": "avg",
-                "timm_proj": "linear",
+                "timm_proj": "mlp",
                 "image_size": 256,
             },
             "text_cfg": {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from clipsam.nano.corpus.captions import (
 from clipsam.nano.corpus.compose import product_names
 from clipsam.nano.models import CONTEXT, MEAN, STD, build_clip, clip_config, save_clip
 from clipsam.nano.tokenizer import train_tokenizer
+from clipsam.nano.train_head import train_head
 from clipsam.nano.training import Average, Log, load_checkpoint, optimizer_for, rate, save_checkpoint
 
 
@@ -52,6 +53,9 @@ class ClipTraining:
     sharpness: float = 4.0
     contrast: float = 0.1
     text_steps: int = 400
+    head_batches: int = 520
+    head_steps: int = 4500
+    head_peak: float = 2e-3
     vocabulary: int = 2048
     workers: int = 1
     checkpoint_every: int = 100
@@ -95,7 +99,19 @@ def train_clip(config: ClipTraining, folder: Path, device: str = "cpu") -> Path:
             )
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             save_checkpoint(checkpoint, model, optimizer, average, step + 1)
-    return finish(model, average, architecture, tokenizer, folder)
+    model.load_state_dict(average.state)
+    last = replace(config, seed=config.seed + 1, steps=config.head_batches)
+    train_head(
+        model,
+        tokenizer,
+        batches(last, 0),
+        steps=config.head_steps,
+        peak=config.head_peak,
+        sharpness=config.sharpness,
+        device=device,
+    )
+    save_clip(model.eval(), architecture, tokenizer, folder / "clip")
+    return folder / "clip"
 
 
 def teach_text(model: CLIP, tokenizer: PreTrainedTokenizerFast, config: ClipTraining, device: str) -> None:
@@ -196,12 +212,3 @@ def encode_text(
 def paired(vectors: Tensor) -> Tensor:
     """[2n, d] -> [n, d]: the mean of each two sentences, as inference averages its ensembles."""
     return F.normalize(vectors.unflatten(0, (-1, 2)).mean(dim=1), dim=-1)
-
-
-def finish(
-    model: CLIP, average: Average, architecture: dict, tokenizer: PreTrainedTokenizerFast, folder: Path
-) -> Path:
-    """Save the averaged weights as an open_clip local directory."""
-    model.load_state_dict(average.state)
-    save_clip(model.eval(), architecture, tokenizer, folder / "clip")
-    return folder / "clip"
