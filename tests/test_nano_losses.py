@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from clipsam.nano.clip_loss import balanced, contrastive, dense_losses, dice, type_logits
+from clipsam.nano.clip_loss import balanced, contrastive, dense_losses, dice, naming, type_logits
 from clipsam.nano.train_sam import mask_loss
 
 LN2 = math.log(2)
@@ -73,7 +73,7 @@ def test_dense_losses_vanish_for_a_right_answer_only():
     targets[0, 2] = targets[0, 0]  # the generic type
     right = torch.where(targets > 0, 40.0, -40.0)
     losses = dense_losses(right, targets, generic=2, sharpness=4.0)
-    assert set(losses) == {"types", "any", "overlap", "picture"}
+    assert set(losses) == {"types", "names", "any", "overlap", "picture"}
     assert all(float(value) < 1e-3 for value in losses.values())
     wrong = dense_losses(-right, targets, generic=2, sharpness=4.0)
     assert all(float(value) > 0.1 for value in wrong.values())
@@ -86,7 +86,19 @@ def test_dense_losses_tell_types_apart():
     swapped = torch.where(targets[:, [1, 0, 2]] > 0, 40.0, -40.0)
     losses = dense_losses(swapped, targets, generic=2, sharpness=4.0)
     assert float(losses["types"]) > 1
+    assert float(losses["names"]) > 1
     assert float(losses["any"]) < 1e-3
+
+
+def test_naming_counts_each_defect_once_however_large():
+    target = torch.zeros(1, 2, 8, 8)
+    target[0, 0, :4], target[0, 1, 7, 7] = 1, 1
+    logits = torch.zeros(1, 2, 8, 8)
+    assert float(naming(logits, target)) == pytest.approx(LN2)
+    logits[0, 1, 7, 7] = 40.0  # the small one is named right, the large one undecided
+    assert float(naming(logits, target)) == pytest.approx(LN2 / 2)
+    both = torch.ones(1, 2, 8, 8)
+    assert float(naming(logits, both)) == 0  # where two overlap, neither is asked for
 
 
 def test_contrastive_of_undecided_and_of_right_pairs():
