@@ -83,9 +83,9 @@ NANO = Preset(
     clip=ClipSpec("nano-clip", licence="Apache-2.0", folder=str(EMBEDDED / "clip")),
     sam=SamSpec("nano-sam", licence="Apache-2.0", folder=str(EMBEDDED / "sam")),
     # Chosen on rendered validation pictures alone: eval/select_nano.py.
-    heatmap=HeatmapSettings(attention="plain", sizes=(256, 512), temperature=0.055, smoothing=0.01),
-    regions=RegionSettings(low=0.5, high=0.65, max_regions=6),
-    pixel_threshold=0.65,
+    heatmap=HeatmapSettings(attention="plain", sizes=(256, 384), temperature=0.055, smoothing=0.01),
+    regions=RegionSettings(low=0.5, high=0.65, max_regions=5),
+    pixel_threshold=0.64,
 )
 
 SMALL = Preset(

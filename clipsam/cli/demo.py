@@ -27,9 +27,11 @@ def demo(
     """
     start = time.perf_counter()
     from clipsam.cli._progress import Progress
+    from clipsam.cli._threads import leave_a_core
     from clipsam.runs.demo import run_demo
     from clipsam.segmenter import AnomalySegmenter
 
+    leave_a_core()
     segmenter = AnomalySegmenter.from_preset("nano", product="part", models_dir=models_dir)
     with Progress() as progress:
         score = run_demo(segmenter, out, count=count, seed=seed, on_step=progress.step)

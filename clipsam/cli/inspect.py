@@ -66,11 +66,13 @@ def inspect(
     Exit codes: 0 all done, 1 nothing done, 2 some photos not readable, 3 see --fail-on-defect.
     """
     from clipsam.cli._progress import Progress
+    from clipsam.cli._threads import leave_a_core
     from clipsam.runs.inspection import inspect_photos, photos_to_inspect
 
     photos_to_inspect(paths)  # a wrong path is told at once, and not after the models were loaded
     from clipsam.segmenter import AnomalySegmenter
 
+    leave_a_core()
     segmenter = AnomalySegmenter.from_preset(
         preset,
         product=product,
