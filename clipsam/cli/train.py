@@ -34,7 +34,9 @@ def _train() -> None:
 @train.command()
 def nano(
     out: Path = typer.Option(Path("nano-training"), help="Folder of checkpoints, logs and weights."),
-    config: Path | None = typer.Option(None, help="Recipe as TOML; the shipped weights' own by default."),
+    config: Path | None = typer.Option(
+        None, help="Recipe as TOML; see the model card for the shipped weights'."
+    ),
     only: Half = typer.Option(Half.both, help="Train both models, or one of them."),
     device: str | None = typer.Option(None, help="Torch device; the GPU where there is one by default."),
     preview: Path | None = typer.Option(

@@ -2,7 +2,7 @@
 configurations.
 
 Every key is a field of `ClipTraining` or `SamTraining`; what a file leaves out keeps its default, and the
-defaults are the recipe of the shipped weights. Knows nothing of models.
+defaults are what the model card compares the shipped weights with. Knows nothing of models.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ directory `clip/` in that folder. No real photo is ever read here.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip import CLIP
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from clipsam.nano.batches import TYPES, ClipBatch, ClipBatches
@@ -32,12 +30,12 @@ from clipsam.nano.corpus.compose import product_names
 from clipsam.nano.models import CONTEXT, MEAN, STD, build_clip, clip_config, save_clip
 from clipsam.nano.tokenizer import train_tokenizer
 from clipsam.nano.train_head import train_head
-from clipsam.nano.training import Average, Log, load_checkpoint, optimizer_for, rate, save_checkpoint
+from clipsam.nano.training import fit, loader, optimizer_for, rate
 
 
 @dataclass(frozen=True)
 class ClipTraining:
-    """Everything that decides the outcome of a training; the defaults are the shipped weights' own."""
+    """Everything that decides the outcome; the model card says where the shipped weights differ."""
 
     seed: int = 1
     steps: int = 3600
@@ -74,37 +72,20 @@ def train_clip(config: ClipTraining, folder: Path, device: str = "cpu") -> Path:
     if not (folder / "clip.ckpt").exists():
         teach_text(model, tokenizer, config, device)
     freeze_text(model)
-    optimizer = optimizer_for(model, config.peak, config.weight_decay)
-    average = Average(model, config.averaging)
-    checkpoint = folder / "clip.ckpt"
-    start = load_checkpoint(checkpoint, model, optimizer, average)
-    log = Log(folder / "clip.jsonl")
-    for step, batch in enumerate(batches(config, start), start):
-        for group in optimizer.param_groups:
-            group["lr"] = config.peak * rate(step, config.steps, config.warmup, config.fall)
-        losses = losses_of(model, tokenizer, batch, config, device)
-        sum(losses.values(), torch.zeros((), device=device)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            model.logit_scale.clamp_(math.log(5.0), math.log(50.0))
-        average.update(model, step)
-        log.add({name: float(value.detach()) for name, value in losses.items()}, len(batch.pixels))
-        if (step + 1) % 50 == 0:
-            log.report(
-                step + 1,
-                scale=round(float(model.logit_scale.detach().exp()), 2),
-                clock=time.strftime("%H:%M:%S"),
-            )
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            save_checkpoint(checkpoint, model, optimizer, average, step + 1)
-    model.load_state_dict(average.state)
+    fit(
+        model,
+        rendered(config),
+        config,
+        folder / "clip",
+        lambda batch, _: total(losses_of(model, tokenizer, batch, config, device)),
+        largest_gradient=5.0,
+        after_step=lambda: bounded_scale(model),
+    )
     last = replace(config, seed=config.seed + 1, steps=config.head_batches)
     train_head(
         model,
         tokenizer,
-        batches(last, 0),
+        loader(rendered(last), range(last.steps), last.workers),
         steps=config.head_steps,
         peak=config.head_peak,
         sharpness=config.sharpness,
@@ -149,22 +130,21 @@ def freeze_text(model: CLIP) -> None:
         parameter.requires_grad_(name.startswith("visual.") or name == "logit_scale")
 
 
-def batches(config: ClipTraining, start: int) -> DataLoader[ClipBatch]:
-    """Batches `start` to `config.steps`, rendered by worker processes in order."""
-    data = ClipBatches(config.seed, config.steps, config.batch, config.sizes)
-    return DataLoader(
-        data,
-        batch_size=None,
-        sampler=range(start, config.steps),
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-        worker_init_fn=single_threaded,
-    )
+def rendered(config: ClipTraining) -> ClipBatches:
+    """The batches of a training, by number."""
+    return ClipBatches(config.seed, config.steps, config.batch, config.sizes)
 
 
-def single_threaded(_: int) -> None:
-    """Keep a rendering process to one core."""
-    torch.set_num_threads(1)
+def total(losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """The sum of named losses, and their values for the log."""
+    return torch.stack(list(losses.values())).sum(), {k: float(v.detach()) for k, v in losses.items()}
+
+
+@torch.no_grad()
+def bounded_scale(model: CLIP) -> dict[str, float]:
+    """Keep the temperature of the logits within sensible bounds."""
+    model.logit_scale.clamp_(math.log(5.0), math.log(50.0))
+    return {"scale": round(float(model.logit_scale.exp()), 2)}
 
 
 def losses_of(

@@ -7,26 +7,24 @@ real photo is read.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 from transformers import SamModel
 
 from clipsam.nano.clicks import SamBatch, SamBatches
 from clipsam.nano.models import build_sam, save_sam
-from clipsam.nano.train_clip import normalised, single_threaded
-from clipsam.nano.training import Average, Log, load_checkpoint, optimizer_for, rate, save_checkpoint
+from clipsam.nano.train_clip import normalised
+from clipsam.nano.training import fit
 
 
 @dataclass(frozen=True)
 class SamTraining:
-    """Everything that decides the outcome of a training; the defaults are the shipped weights' own."""
+    """Everything that decides the outcome; the model card says where the shipped weights differ."""
 
     seed: int = 1
     steps: int = 4000
@@ -47,40 +45,16 @@ def train_sam(config: SamTraining, folder: Path, device: str = "cpu") -> Path:
     """
     torch.manual_seed(config.seed)
     model = build_sam().to(device).train()
-    optimizer = optimizer_for(model, config.peak, config.weight_decay)
-    average = Average(model, config.averaging)
-    checkpoint = folder / "sam.ckpt"
-    start = load_checkpoint(checkpoint, model, optimizer, average)
-    log = Log(folder / "sam.jsonl")
-    for step, batch in enumerate(batches(config, start), start):
-        for group in optimizer.param_groups:
-            group["lr"] = config.peak * rate(step, config.steps, config.warmup, config.fall)
-        loss, numbers = loss_of(model, batch, step, device)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update(model, step)
-        log.add(numbers, len(batch.pixels))
-        if (step + 1) % 50 == 0:
-            log.report(step + 1, clock=time.strftime("%H:%M:%S"))
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            save_checkpoint(checkpoint, model, optimizer, average, step + 1)
-    model.load_state_dict(average.state)
+    fit(
+        model,
+        SamBatches(config.seed, config.steps, config.batch, config.prompts),
+        config,
+        folder / "sam",
+        lambda batch, step: loss_of(model, batch, step, device),
+        largest_gradient=1.0,
+    )
     save_sam(model.eval(), folder / "sam")
     return folder / "sam"
-
-
-def batches(config: SamTraining, start: int) -> DataLoader[SamBatch]:
-    """Batches `start` to `config.steps`, rendered by worker processes in order."""
-    return DataLoader(
-        SamBatches(config.seed, config.steps, config.batch, config.prompts),
-        batch_size=None,
-        sampler=range(start, config.steps),
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-        worker_init_fn=single_threaded,
-    )
 
 
 def loss_of(model: SamModel, batch: SamBatch, step: int, device: str) -> tuple[Tensor, dict[str, float]]:

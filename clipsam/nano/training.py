@@ -1,4 +1,4 @@
-"""What both trainings share: the schedule, averaged weights, checkpoints that survive a kill, and the log.
+"""What both trainings share: loop, schedule, averaged weights, checkpoints that survive a kill, and log.
 
 A checkpoint holds everything a training needs to go on as if nothing had happened; it is written beside the
 old one and then renamed. The log is JSON lines: one object per report. Knows nothing of what is being
@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
+from torch.utils.data import DataLoader, Dataset
 
 
 def rate(step: int, steps: int, warmup: int, decay: float) -> float:
@@ -85,7 +87,7 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("a", encoding="utf-8")
+        self.path = path
         self.sums: dict[str, float] = {}
         self.count = 0
         self.pictures = 0
@@ -102,7 +104,83 @@ class Log:
         seconds = time.monotonic() - self.since
         row: dict[str, Any] = {"step": step, **{k: round(v / self.count, 4) for k, v in self.sums.items()}}
         row |= {"pictures_per_second": round(self.pictures / seconds, 1), **extra}
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         self.sums, self.count, self.pictures, self.since = {}, 0, 0, time.monotonic()
+
+
+class Schedule(Protocol):
+    """What the loop needs to know of a training's configuration."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def peak(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def fall(self) -> float: ...
+    @property
+    def averaging(self) -> float: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+
+
+def fit(
+    model: nn.Module,
+    data: Dataset[Any],
+    config: Schedule,
+    path: Path,
+    loss_of: Callable[[Any, int], tuple[Tensor, dict[str, float]]],
+    *,
+    largest_gradient: float,
+    after_step: Callable[[], dict[str, float]] = dict,
+) -> None:
+    """Train `model` on the batches of `data`, each with `pixels`, and leave it with its averaged weights.
+
+    Goes on from `path`.ckpt where there is one and logs to `path`.jsonl. `loss_of(batch, step)` returns the
+    loss and numbers for the log; `after_step` may mend parameters and returns further numbers.
+    """
+    optimizer = optimizer_for(model, config.peak, config.weight_decay)
+    average = Average(model, config.averaging)
+    checkpoint = path.with_suffix(".ckpt")
+    start = load_checkpoint(checkpoint, model, optimizer, average)
+    log = Log(path.with_suffix(".jsonl"))
+    for step, batch in enumerate(loader(data, range(start, config.steps), config.workers), start):
+        for group in optimizer.param_groups:
+            group["lr"] = config.peak * rate(step, config.steps, config.warmup, config.fall)
+        loss, numbers = loss_of(batch, step)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), largest_gradient)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        extra = after_step()
+        average.update(model, step)
+        log.add(numbers, len(batch.pixels))
+        if (step + 1) % 50 == 0:
+            log.report(step + 1, **extra, clock=time.strftime("%H:%M:%S"))
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            save_checkpoint(checkpoint, model, optimizer, average, step + 1)
+    model.load_state_dict(average.state)
+
+
+def loader(data: Dataset[Any], numbers: range, workers: int) -> DataLoader[Any]:
+    """Those batches of `data`, rendered by worker processes in order."""
+    return DataLoader(
+        data,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=single_threaded,
+    )
+
+
+def single_threaded(_: int) -> None:
+    """Keep a rendering process to one core."""
+    torch.set_num_threads(1)
