@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipsam.attention import attend_densely, find_mode
-from clipsam.errors import UsageError
+from clipsam.errors import TowerError, UsageError
 from clipsam.hashes import cache_folder
 from clipsam.presets import ClipSpec
 from clipsam.sentences import SentenceCache
@@ -130,20 +130,32 @@ class ClipEncoder:
         (None: the mode's own number). Final norm and projection are applied once. `pooled` is the same in
         every mode.
         """
-        height, width = pixels.shape[-2:]
-        if not height or not width or height % self.patch_size or width % self.patch_size:
-            raise UsageError(
-                f"pixels are {height}x{width}, which is not a whole number of patches; "
-                f"resize both sides to multiples of {self.patch_size} px"
-            )
         mode = find_mode(attention)
-        pixels = (pixels.to(self.device, torch.float32) - self._mean) / self._std
+        pixels = self._normalised(pixels)
         with self._precision():
             tokens = attend_densely(self.tower, pixels, mode, blocks)
             patches = self.tower.project(tokens.dense[:, self.tower.prefix :])
             pooled = self.tower.pool(tokens.plain)
         patches = F.normalize(patches.float(), dim=-1)
         return PatchFeatures(patches.unflatten(1, tokens.grid), F.normalize(pooled.float(), dim=-1))
+
+    @torch.inference_mode()
+    def encode_levels(self, pixels: Tensor, blocks: Sequence[int]) -> Tensor:
+        """Pixels [b, 3, H, W] in [0, 1] -> tokens [b, len(blocks), h, w, width] as they leave those blocks
+        (from 1).
+
+        They are of the tower as it was trained, float32, without final norm and projection. Raises
+        `TowerError` for a block that the tower does not have.
+        """
+        wrong = [number for number in blocks if not 1 <= number <= self.depth]
+        if wrong or not blocks:
+            raise TowerError(
+                f"features of blocks {list(blocks)} were asked for; expected one or more of 1 to "
+                f"{self.depth}, the depth of {self.name}"
+            )
+        pixels = self._normalised(pixels)
+        with self._precision():
+            return self.tower.levels(pixels, blocks)
 
     @torch.inference_mode()
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
@@ -158,6 +170,16 @@ class ClipEncoder:
                 self._cache.save(unknown, embeddings)
             self._known.update(zip(unknown, embeddings, strict=True))
         return torch.stack([self._known[sentence] for sentence in sentences]).to(self.device)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1] as the tower was trained to see them; `UsageError` for no whole patches."""
+        height, width = pixels.shape[-2:]
+        if not height or not width or height % self.patch_size or width % self.patch_size:
+            raise UsageError(
+                f"pixels are {height}x{width}, which is not a whole number of patches; "
+                f"resize both sides to multiples of {self.patch_size} px"
+            )
+        return (pixels.to(self.device, torch.float32) - self._mean) / self._std
 
     def _encode(self, sentences: list[str]) -> Tensor:
         batches = (sentences[i : i + TEXT_BATCH] for i in range(0, len(sentences), TEXT_BATCH))

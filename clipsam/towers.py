@@ -86,6 +86,20 @@ class Tower(ABC):
         antialiased).
         """
 
+    def levels(self, pixels: Tensor, blocks: Sequence[int]) -> Tensor:
+        """Patch tokens as they leave some of the blocks, counted from 1: [b, 3, H, W] -> [b, n, h, w, c].
+
+        These are the tower's own, with no norm or projection after them; blocks behind the last one asked for
+        do not run.
+        """
+        start = self.embed(pixels)
+        tokens, found = start.tokens, {}
+        for number, block in enumerate(start.blocks[: max(blocks)], 1):
+            tokens = block(tokens)
+            if number in blocks:
+                found[number] = tokens[:, self.prefix :].float().unflatten(1, start.grid)
+        return torch.stack([found[number] for number in blocks], dim=1)
+
     @abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
         """[b, n, c] after the last block -> [b, n, d]: final norm and projection, once, for each token by

@@ -141,3 +141,28 @@ def test_a_second_attentional_pooler_is_refused() -> None:
     }
     with pytest.raises(TowerError, match="pools twice"):
         open_tower(open_clip.CLIP(**config).visual)
+
+
+@pytest.mark.parametrize("tower", [name for name in TOWERS if not name.startswith("coca")])
+def test_levels_are_the_librarys_own_intermediates(tower: str) -> None:
+    visual = tiny_model(tower).visual
+    with torch.no_grad():
+        expected = visual.forward_intermediates(pictures(), indices=[0, 2, 3], output_fmt="NCHW")
+    expected = torch.stack(expected["image_intermediates"], dim=1).movedim(2, -1)
+    ours = tiny_encoder(tower, mean=(0, 0, 0), std=(1, 1, 1)).encode_levels(pictures(), (1, 3, 4))
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    turned = tiny_encoder(tower, mean=(0, 0, 0), std=(1, 1, 1)).encode_levels(pictures(), (4, 1))
+    torch.testing.assert_close(turned, expected[:, [2, 0]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("blocks", [(), (0, 1), (5,)])
+def test_levels_of_blocks_that_are_not_there_are_refused(blocks: tuple[int, ...]) -> None:
+    with pytest.raises(TowerError, match="1 to 4, the depth of native"):
+        tiny_encoder().encode_levels(pictures(), blocks)
+
+
+def test_levels_behind_the_last_one_asked_for_do_not_run() -> None:
+    encoder = tiny_encoder()
+    encoder.model.visual.transformer.resblocks[3].ln_1.weight.data.fill_(float("nan"))
+    assert encoder.encode_levels(pictures(), (2,)).isfinite().all()
+    assert encoder.encode_levels(pictures(), (4,)).isnan().any()
