@@ -23,9 +23,11 @@ from clipsam.attention import attend_densely, find_mode
 from clipsam.errors import TowerError, UsageError
 from clipsam.hashes import cache_folder
 from clipsam.presets import ClipSpec
+from clipsam.proxy import ProxyEncoder
 from clipsam.sentences import SentenceCache
 from clipsam.towers import open_tower
 from clipsam.weights import load_clip
+from clipsam.windows import WindowFeatures, see_windows
 
 TEXT_BATCH = 64
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -34,11 +36,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 @dataclass(frozen=True)
 class PatchFeatures:
     """Unit vectors, float32: `patches` [b, h, w, d], one per patch; `pooled` [b, d], the tower's view of the
-    whole.
+    whole; `layers`: like `patches`, after each block that was asked for.
     """
 
     patches: Tensor
     pooled: Tensor
+    layers: tuple[Tensor, ...] = ()
 
 
 class ClipEncoder:
@@ -48,6 +51,7 @@ class ClipEncoder:
     `mean` and `std` (per channel, of pixels in [0, 1]) are those of its training; so is `image_size`, which
     None leaves to the tower. `dtype` is that of the matrices of the image tower: "bfloat16" halves its memory
     and runs it under autocast, the residual stream stays in float32. Sentences are always encoded in float32.
+    `proxy` is a second encoder for attention mode "proxy".
     `cache_dir` keeps their embeddings; None is `$CLIPSAM_CACHE`, else the user's cache folder.
     """
 
@@ -64,6 +68,7 @@ class ClipEncoder:
         device: str | torch.device = "cpu",
         dtype: str = "float32",
         cache_dir: str | Path | None = None,
+        proxy: ProxyEncoder | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise UsageError(f"{dtype!r} is no dtype of an image tower; expected one of: {', '.join(DTYPES)}")
@@ -74,7 +79,7 @@ class ClipEncoder:
         self.tokenizer, self.name, self.weights_hash = tokenizer, name, weights_hash
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
         self.patch_size, self.image_size = self.tower.patch_size, image_size or self.tower.image_size
-        self.depth = self.tower.depth
+        self.depth, self.proxy = self.tower.depth, proxy
         self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
         self._known: dict[str, Tensor] = {}
         self._cache = SentenceCache(Path(cache_dir) if cache_dir else cache_folder(), weights_hash)
@@ -122,22 +127,41 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def encode_pixels(
-        self, pixels: Tensor, attention: str = "v-v", *, blocks: int | None = None
+        self,
+        pixels: Tensor,
+        attention: str = "v-v",
+        *,
+        blocks: int | None = None,
+        layers: Sequence[int] = (),
     ) -> PatchFeatures:
         """Pixels [b, 3, H, W] in [0, 1], H and W multiples of `patch_size` -> a feature for every patch.
 
         `attention` names a mode of `ATTENTION_MODES`; `blocks` is how many of the last blocks it rebuilds
-        (None: the mode's own number). Final norm and projection are applied once. `pooled` is the same in
-        every mode.
+        (None: the mode's own number); `layers` are blocks, counted from 1, whose features are wanted too.
+        Final norm and projection are applied once to each. `pooled` is the same in every mode.
         """
-        mode = find_mode(attention)
+        mode, normalised, proxy = find_mode(attention), self._normalised(pixels), None
+        if mode.proxy and self.proxy is not None:
+            height, width = (side // self.patch_size for side in pixels.shape[-2:])
+            proxy = self.proxy.features(pixels.to(self.device, torch.float32), (height, width))
+        with self._precision():
+            tokens = attend_densely(self.tower, normalised, mode, blocks, layers=layers, proxy=proxy)
+            paths = (path[:, self.tower.prefix :] for path in (tokens.dense, *tokens.layers))
+            dense = [self.tower.project(path).float() for path in paths]
+            pooled = self.tower.pool(tokens.plain)
+        patches, *kept = (F.normalize(path, dim=-1).unflatten(1, tokens.grid) for path in dense)
+        return PatchFeatures(patches, F.normalize(pooled.float(), dim=-1), tuple(kept))
+
+    @torch.inference_mode()
+    def encode_windows(self, pixels: Tensor, sides: Sequence[int] = (2, 3)) -> WindowFeatures:
+        """Pixels as in `encode_pixels` -> an embedding for every window of `sides` x `sides` patches.
+
+        Raises `TowerError` for a tower with rotary positions, `UsageError` where a window is larger than the
+        photo.
+        """
         pixels = self._normalised(pixels)
         with self._precision():
-            tokens = attend_densely(self.tower, pixels, mode, blocks)
-            patches = self.tower.project(tokens.dense[:, self.tower.prefix :])
-            pooled = self.tower.pool(tokens.plain)
-        patches = F.normalize(patches.float(), dim=-1)
-        return PatchFeatures(patches.unflatten(1, tokens.grid), F.normalize(pooled.float(), dim=-1))
+            return see_windows(self.tower, pixels, sides)
 
     @torch.inference_mode()
     def encode_levels(self, pixels: Tensor, blocks: Sequence[int]) -> Tensor:

@@ -23,11 +23,12 @@ from clipsam.evaluation_table import HEADS, aligned, percent
 from clipsam.perturbations import Perturbation
 from clipsam.presets import Preset, choose_preset
 from clipsam.scoring import Method, SegmenterRecipe
+from clipsam.settings import ATTENTIONS
 
 # What is swept when an axis is named without values.
 AXES: dict[str, tuple[str, ...]] = {
     "prompts": ("industrial", "winclip", "april_gan"),
-    "attention": ("plain", "value", "v-v"),
+    "attention": tuple(mode for mode in ATTENTIONS if mode != "proxy"),  # which needs weights of its own
     "sam": ("none", "points", "box", "box+points", "points,box,box+points"),
     "fusion": ("0", "0.25", "0.5", "0.75", "1"),
 }

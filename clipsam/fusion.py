@@ -38,7 +38,7 @@ _CHOICES = {
     "merge": ("lift", "redraw", "blend"),
     "confidence": ("iou*agreement", "iou", "softmax"),
     "normalisation": ("region", "photo", "peak"),
-    "score": ("max", "top"),
+    "score": ("max", "top", "whole"),
 }
 
 
@@ -91,10 +91,14 @@ def fuse(
 
 
 def image_score(anomaly: NDArray[np.float32], settings: FusionSettings | None = None) -> float:
-    """One number in [0, 1] for a map or some of its pixels: the maximum, or the mean of the top ones."""
+    """One number in [0, 1] for a map or some of its pixels: the maximum, or the mean of the top ones.
+
+    With score "whole" the photo's score is not made from its map (see `AnomalySegmenter.segment`), and
+    regions have their maximum.
+    """
     settings = settings or FusionSettings()
     _check(settings)
-    if settings.score == "max":
+    if settings.score != "top":
         return float(anomaly.max())
     count = max(1, round(settings.top_fraction * anomaly.size))
     return float(np.partition(anomaly, -count, axis=None)[-count:].mean(dtype=np.float64))

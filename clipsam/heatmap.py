@@ -24,6 +24,7 @@ from torch import Tensor
 
 from clipsam.settings import HeatmapSettings
 from clipsam.tiles import Blend, cut
+from clipsam.windows import harmonic_map, harmonic_mean
 
 if TYPE_CHECKING:
     from clipsam.clip import ClipEncoder
@@ -122,21 +123,50 @@ def _see(
 ) -> _Scale:
     """Resize the photo to one scale and compare its patches with the targets, tile by tile if it is large."""
     patch = encoder.patch_size
-    grid = patch_grid(pixels.shape[:2], size, patch)
+    grid = patch_grid(pixels.shape[:2], size, patch, square=settings.square)
     resized = resize(pixels, (grid[0] * patch, grid[1] * patch))  # [3, h, w] uint8
     tiles = cut(grid, max(settings.tile // patch, 2), settings.overlap)
     blend, whole = Blend(len(targets.defects), grid), None
     for i in range(0, len(tiles), TILE_BATCH):
         batch = tiles[i : i + TILE_BATCH]
         crops = torch.stack([_crop(resized, tile.window, patch) for tile in batch])
-        features = encoder.encode_pixels(
-            crops.float() / 255, settings.attention, blocks=settings.attention_blocks
-        )
-        for tile, patches in zip(batch, features.patches, strict=True):
-            blend.add(tile, type_logits(patches, targets, settings.temperature))
+        compare = _compare_windows if settings.attention == "windows" else _compare_patches
+        logits, wholes = compare(crops.float() / 255, encoder, targets, settings)
+        for tile, found in zip(batch, logits.unbind(dim=1), strict=True):
+            blend.add(tile, found)
         if len(tiles) == 1:
-            whole = type_logits(features.pooled, targets, settings.temperature)[:, 0].cpu()
+            whole = wholes[:, 0].cpu()
     return _Scale(blend.mean(), whole)
+
+
+def _compare_patches(
+    crops: Tensor, encoder: ClipEncoder, targets: TextTargets, settings: HeatmapSettings
+) -> tuple[Tensor, Tensor]:
+    """Crops [b, 3, H, W] in [0, 1] -> logits of every patch [k, b, h, w] and of each whole crop [k, b]."""
+    features = encoder.encode_pixels(
+        crops, settings.attention, blocks=settings.attention_blocks, layers=settings.layers
+    )
+    layers = [
+        type_logits(patches, targets, settings.temperature)
+        for patches in features.layers or (features.patches,)
+    ]
+    merge = torch.mean if settings.layer_merge == "mean" else torch.sum
+    return merge(torch.stack(layers), dim=0), type_logits(features.pooled, targets, settings.temperature)
+
+
+def _compare_windows(
+    crops: Tensor, encoder: ClipEncoder, targets: TextTargets, settings: HeatmapSettings
+) -> tuple[Tensor, Tensor]:
+    """The same by WinCLIP's windows: harmonic means of probabilities over windows, then over their sizes and
+    the whole crop.
+    """
+    features = encoder.encode_windows(crops, settings.windows)
+    whole = type_logits(features.pooled, targets, settings.temperature)
+    maps = [whole.sigmoid()[..., None, None]]
+    for side, windows in zip(features.sides, features.windows, strict=True):
+        found = type_logits(windows, targets, settings.temperature).sigmoid()
+        maps.append(harmonic_map(found.flatten(0, 1), side).unflatten(0, found.shape[:2]))
+    return harmonic_mean(maps).logit(eps=1e-6), whole
 
 
 def _crop(picture: Tensor, window: tuple[slice, slice], patch: int) -> Tensor:
@@ -144,11 +174,12 @@ def _crop(picture: Tensor, window: tuple[slice, slice], patch: int) -> Tensor:
     return picture[:, rows, columns]
 
 
-def patch_grid(shape: tuple[int, ...], size: int, patch: int) -> tuple[int, int]:
+def patch_grid(shape: tuple[int, ...], size: int, patch: int, *, square: bool = False) -> tuple[int, int]:
     """Rows and columns of patches of a photo (H, W) whose longer side becomes `size` px (0: stays as it is).
 
-    The aspect ratio is kept up to rounding to whole patches, at least one.
+    The aspect ratio is kept up to rounding to whole patches, at least one; `square`: the longer side twice.
     """
+    shape = (max(shape),) * 2 if square else shape
     factor = size / max(shape) if size else 1.0
     height, width = (max(round(side * factor / patch), 1) for side in shape)
     return height, width

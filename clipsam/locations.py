@@ -1,6 +1,6 @@
 """Locations: where a model's files lie on this machine, whether they are all there, and unchanged.
 
-Input: a `ClipSpec` or `SamSpec`. Output: a `Location`. The order of looking: a pack (argument, else
+Input: a specification of a model. Output: a `Location`. The order of looking: a pack (argument, else
 $CLIPSAM_MODELS), the hub cache, the specification's own folder (the embedded pair). Reads names and hashes;
 knows nothing of torch, and never touches the network (`clipsam/pull.py` does).
 """
@@ -205,7 +205,7 @@ def _recorded(pack: Path, spec: ModelSpec) -> PackedModel | None:
 
 
 def _location(spec: ModelSpec, place: str, folder: Path, record: PackedModel | None = None) -> Location:
-    missing = _clip_missing(spec, folder) if isinstance(spec, ClipSpec) else _sam_missing(folder)
+    missing = _clip_missing(spec, folder) if isinstance(spec, ClipSpec) else _saved_missing(folder)
     return Location(spec, place, folder, tuple(missing), record)
 
 
@@ -226,7 +226,7 @@ def _sam_weights(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in sorted(set(shards.values())))
 
 
-def _sam_missing(folder: Path) -> list[str]:
+def _saved_missing(folder: Path) -> list[str]:
     missing = [path.name for path in (folder / SAM_CONFIG, *_sam_weights(folder)) if not path.is_file()]
     return (
         missing if any((folder / name).is_file() for name in SAM_PROCESSOR) else [*missing, SAM_PROCESSOR[0]]

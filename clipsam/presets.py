@@ -53,12 +53,31 @@ class SamSpec:
     folder: str = ""
 
 
-ModelSpec = ClipSpec | SamSpec
+@dataclass(frozen=True)
+class ProxySpec:
+    """Which second image encoder lends its attention (a DINOv2 or DINOv3 ViT); places as for `SamSpec`."""
+
+    kind: ClassVar[str] = "proxy"
+
+    name: str
+    licence: str = "unknown"
+    size: int = 0
+    repo: str = ""
+    revision: str = "main"
+    folder: str = ""
+
+
+ModelSpec = ClipSpec | SamSpec | ProxySpec
+
+DINOV2_BASE = ProxySpec("dinov2-base", "Apache-2.0", 346_000_000, repo="facebook/dinov2-base")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A pair of models and the settings of every stage. Without `sam` the coarse map is the result."""
+    """A pair of models and the settings of every stage. Without `sam` the coarse map is the result.
+
+    `proxy` is loaded only where `heatmap.attention` is "proxy".
+    """
 
     name: str
     title: str
@@ -70,11 +89,13 @@ class Preset:
     fusion: FusionSettings = field(default_factory=FusionSettings)
     pixel_threshold: float = 0.5
     prompts: str = "industrial"
+    proxy: ProxySpec = DINOV2_BASE
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
-        """The specifications of the pair, CLIP first."""
-        return (self.clip,) if self.sam is None else (self.clip, self.sam)
+        """The specifications of the models that are loaded, CLIP first."""
+        proxy = self.proxy if self.heatmap.attention == "proxy" else None
+        return tuple(spec for spec in (self.clip, self.sam, proxy) if spec is not None)
 
 
 NANO = Preset(

@@ -217,7 +217,8 @@ def _segmenter_runner(segmenter: Any) -> Callable[[Pixels], Scored]:
 
     def run(pixels: Pixels) -> Scored:
         result = segmenter.segment(pixels)
-        maps, scores = {"coarse": result.coarse_map}, {"coarse": image_score(result.coarse_map, settings)}
+        coarse = result.score if settings.score == "whole" else image_score(result.coarse_map, settings)
+        maps, scores = {"coarse": result.coarse_map}, {"coarse": coarse}
         if refined:
             maps["fused"], scores["fused"] = result.anomaly_map, result.score
         return Scored(maps, scores, result.timings)

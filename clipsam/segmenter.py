@@ -22,10 +22,11 @@ from clipsam import __version__
 from clipsam.clip import ClipEncoder
 from clipsam.errors import UsageError
 from clipsam.fusion import find_regions, fuse, image_score
-from clipsam.heatmap import coarse_map, text_targets
+from clipsam.heatmap import CoarseMap, coarse_map, text_targets
 from clipsam.images import Photo, as_photo
 from clipsam.presets import Preset, PresetChoice, choose_preset
 from clipsam.prompts import PromptEnsemble, load_prompts
+from clipsam.proxy import ProxyEncoder
 from clipsam.regions import region_prompts
 from clipsam.result import Segmentation
 from clipsam.sam import SamRefiner
@@ -92,6 +93,8 @@ class AnomalySegmenter:
         place: dict[str, Any] = {"device": _usable(device), "dtype": dtype}
         ensemble = load_prompts(prompts or preset.prompts).with_defects(defects)
         clip = ClipEncoder.from_spec(preset.clip, models_dir=models_dir, **place)
+        if preset.heatmap.attention == "proxy":
+            clip.proxy = ProxyEncoder.from_spec(preset.proxy, models_dir=models_dir, **place)
         wanted = preset.sam if sam else None
         refiner = SamRefiner.from_spec(wanted, models_dir=models_dir, **place) if wanted else None
         segmenter = cls(preset, clip, refiner, ensemble, product)
@@ -120,7 +123,7 @@ class AnomalySegmenter:
             mask, regions = find_regions(
                 anomaly_map, coarse.types, coarse.defects, threshold, self.preset.fusion
             )
-            score = image_score(anomaly_map, self.preset.fusion)
+            score = self._score(anomaly_map, coarse)
         return Segmentation(
             path=photo.path,
             sha256=photo.sha256,
@@ -132,6 +135,17 @@ class AnomalySegmenter:
             is_defective=None,
             timings=clock.seconds,
         )
+
+    def _score(self, anomaly_map: NDArray[np.float32], coarse: CoarseMap) -> float:
+        if self.preset.fusion.score != "whole":
+            return image_score(anomaly_map, self.preset.fusion)
+        if coarse.image_score is None:
+            raise UsageError(
+                f"the image score 'whole' needs a scale that CLIP sees in one piece, but all of "
+                f"{self.preset.heatmap.sizes} are cut into tiles of {self.preset.heatmap.tile} px; "
+                "add a smaller scale, or choose the score 'max' or 'top'"
+            )
+        return coarse.image_score
 
     def segment_batch(
         self, images: Sequence[str | Path | Image | NDArray[np.uint8] | Photo]
@@ -145,7 +159,9 @@ class AnomalySegmenter:
             "clipsam": __version__,
             "preset": self.preset.name,
             "product": self.product,
-            "weights": {part.name: part.weights_hash for part in (self.clip, self.sam) if part},
+            "weights": {
+                part.name: part.weights_hash for part in (self.clip, self.sam, self.clip.proxy) if part
+            },
             "prompts": {"name": self.prompts.name, "hash": self.prompts.hash(self.product)},
             "heatmap": asdict(self.preset.heatmap),
             "regions": asdict(self.preset.regions),

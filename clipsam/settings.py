@@ -9,17 +9,28 @@ from dataclasses import dataclass
 
 from clipsam.errors import UsageError
 
+# plain to proxy are the modes of `clipsam/attention.py`; "windows" is WinCLIP's, in `clipsam/windows.py`
+ATTENTIONS = ("plain", "value", "v-v", "q-q", "k-k", "sclip", "neighbour", "clear", "proxy", "windows")
+
 
 @dataclass(frozen=True)
 class HeatmapSettings:
     """How patch features and sentences become the coarse map (see `clipsam/heatmap.py`)."""
 
     attention: str = "v-v"
-    """Name of an attention mode: plain, value or v-v (see `clipsam/attention.py`)."""
+    """Name of an attention mode, one of `ATTENTIONS`: those of `clipsam/attention.py`, or windows."""
     attention_blocks: int | None = None
     """How many of the last blocks a mode with a free choice (v-v) rebuilds; None leaves it to the mode."""
+    layers: tuple[int, ...] = ()
+    """Blocks, counted from 1, after which features are compared with the text; none: after the last alone."""
+    layer_merge: str = "mean"
+    """What is done with the logits of several layers: mean or sum (which is steeper)."""
+    windows: tuple[int, ...] = (2, 3)
+    """Sides of the windows of attention mode windows, in patches; the whole photo is always one more."""
     sizes: tuple[int, ...] = (518,)
     """Scales: longer side of the photo in px at each, 0 for its own resolution; their logits are averaged."""
+    square: bool = False
+    """Stretch the photo to a square at each scale, as most published methods do; else keep its aspect."""
     temperature: float = 0.07
     """Divides differences of cosines before the sigmoid; smaller is steeper. WinCLIP's value."""
     sharpness: float = 4.0
@@ -32,6 +43,12 @@ class HeatmapSettings:
     """Least part of a tile's side that it shares with its neighbour, from 0 to below 1."""
 
     def __post_init__(self) -> None:
+        _expect(self.attention in ATTENTIONS, "attention", self.attention, f"one of {', '.join(ATTENTIONS)}")
+        layers_fit = all(layer >= 1 for layer in self.layers) and not (self.layers and self._windowed)
+        _expect(layers_fit, "layers", self.layers, "numbers of blocks from 1, and none with windows")
+        _expect(self.layer_merge in ("mean", "sum"), "layer_merge", self.layer_merge, "mean or sum")
+        windows_fit = bool(self.windows) and all(side >= 1 for side in self.windows)
+        _expect(windows_fit, "windows", self.windows, "one or more sides in patches")
         sizes_fit = bool(self.sizes) and all(size >= 0 for size in self.sizes)
         _expect(sizes_fit, "sizes", self.sizes, "one or more sizes in px, 0 for the photo's own")
         _expect(self.temperature > 0, "temperature", self.temperature, "a number above 0")
@@ -39,6 +56,10 @@ class HeatmapSettings:
         _expect(0 <= self.smoothing < 1, "smoothing", self.smoothing, "a fraction of the longer side below 1")
         _expect(self.tile > 0, "tile", self.tile, "a size in px above 0")
         _expect(0 <= self.overlap < 1, "overlap", self.overlap, "a part of a tile's side, from 0 to below 1")
+
+    @property
+    def _windowed(self) -> bool:
+        return self.attention == "windows"
 
 
 def _expect(fits: bool, name: str, value: object, expected: str) -> None:
@@ -86,6 +107,7 @@ class FusionSettings:
     weight: float = 0.5  # SAM's share, in [0, 1]; 0 leaves the map as it is
     confidence: str = "iou*agreement"  # or "iou", "softmax": how much each mask counts
     normalisation: str = "region"  # or "photo", "peak": what the confidences are divided by
-    score: str = "max"  # or "top": the image score is the highest map value, or the mean of the highest ones
+    score: str = "max"  # or "top": the image score is the highest map value, or the mean of the highest ones;
+    # or "whole": it is CLIP's own, of the photo in one piece against the sentences, as in WinCLIP
     top_fraction: float = 0.01  # the pixels that "top" takes, as a fraction of the photo, or of a region
     min_area: float = 1e-5  # smaller regions do not count, as a fraction of the photo

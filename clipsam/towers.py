@@ -28,11 +28,11 @@ from clipsam.errors import TowerError
 Part = Literal["q", "k", "v"]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention, softmax(q kᵀ / √c) v, over heads [b, heads, n, c], without an n × n
-    matrix.
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention, softmax(q kᵀ / √c + bias) v, over heads [b, heads, n, c], with no n × n
+    matrix but the bias.
     """
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, bias)
 
 
 class Block(ABC):
@@ -72,9 +72,13 @@ class Embedded:
 
 
 class Tower(ABC):
-    """An image tower with patch tokens. `prefix` counts the class and register tokens before the patches."""
+    """An image tower with patch tokens. `prefix` counts the class and register tokens before the patches.
+
+    `rotary`: the blocks know where each token lies, so that they cannot take a part of the tokens.
+    """
 
     prefix: int
+    rotary: bool = False
     patch_size: int
     image_size: tuple[int, int]
     depth: int
@@ -99,6 +103,10 @@ class Tower(ABC):
             if number in blocks:
                 found[number] = tokens[:, self.prefix :].float().unflatten(1, start.grid)
         return torch.stack([found[number] for number in blocks], dim=1)
+
+    @abstractmethod
+    def norm(self, tokens: Tensor) -> Tensor:
+        """[b, n, c] after a block -> [b, n, c]: the final norm if it stands before pooling."""
 
     @abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
@@ -152,6 +160,11 @@ class NativeTower(Tower):
         positions = resample_abs_pos_embed(visual.positional_embedding[None], grid, visual.grid_size)
         tokens = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1) + positions
         return Embedded(visual.ln_pre(tokens), self.blocks, grid)
+
+    def norm(self, tokens: Tensor) -> Tensor:
+        visual = self.visual
+        pools_first = visual.attn_pool is not None and visual.attn_pool_contrastive is None
+        return tokens if pools_first else visual.ln_post(tokens)
 
     def project(self, tokens: Tensor) -> Tensor:
         visual = self.visual
@@ -229,6 +242,7 @@ class TimmTower(Tower):
         for block in trunk.blocks:
             _check_timm_block(block)
         self.prefix, self.depth, self.width = trunk.num_prefix_tokens, len(trunk.blocks), trunk.embed_dim
+        self.rotary = getattr(trunk, "rope", None) is not None
         self.image_size = tuple(stem.img_size)
         self.patch_size = _square(
             [side // cells for side, cells in zip(stem.img_size, stem.grid_size, strict=True)]
@@ -248,6 +262,9 @@ class TimmTower(Tower):
             ropes = rope if getattr(trunk, "rope_mixed", False) else [rope] * self.depth
         blocks = [TimmBlock(block, rope) for block, rope in zip(trunk.blocks, ropes, strict=True)]
         return Embedded(trunk.norm_pre(tokens), blocks, grid)
+
+    def norm(self, tokens: Tensor) -> Tensor:
+        return self.trunk.norm(tokens)
 
     def project(self, tokens: Tensor) -> Tensor:
         trunk = self.trunk

@@ -1,7 +1,7 @@
-"""Weights: a model's files become the loaded parts that `ClipEncoder` and `SamRefiner` take.
+"""Weights: a model's files become the loaded parts that `ClipEncoder`, `SamRefiner` and `ProxyEncoder` take.
 
-Input: a `ClipSpec` or `SamSpec`. Output: `ClipParts` or `SamParts`, float32 on the CPU, in eval mode, with
-the SHA-256 of the weights. Where the files lie and whether they are unchanged is `clipsam/locations.py`. No
+Input: a `ClipSpec`, `SamSpec` or `ProxySpec`. Output: its parts, float32 on the CPU, in eval mode, with the
+SHA-256 of the weights. Where the files lie and whether they are unchanged is `clipsam/locations.py`. No
 pickle that could run code is ever loaded, and nothing is fetched.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from clipsam.errors import WeightsError
-from clipsam.locations import CLIP_CONFIG, SAM_CONFIG, Location, need, prove, read_json, remedy
-from clipsam.presets import ClipSpec, SamSpec
+from clipsam.locations import CLIP_CONFIG, SAM_CONFIG, SAM_PROCESSOR, Location, need, prove, read_json, remedy
+from clipsam.presets import ClipSpec, ProxySpec, SamSpec
 
 Colour = tuple[float, float, float]
 
@@ -24,6 +24,12 @@ SAM_CLASSES = {  # by `model_type` in config.json
     "sam": ("SamModel", "SamProcessor"),
     "sam2": ("Sam2Model", "Sam2Processor"),
     "sam2_video": ("Sam2Model", "Sam2Processor"),  # the published SAM 2.1: its memory for videos is left out
+}
+
+PROXY_CLASSES = {  # by `model_type` in config.json
+    "dinov2": "Dinov2Model",
+    "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
 }
 
 
@@ -53,6 +59,17 @@ class SamParts:
     weights_hash: str
 
 
+@dataclass(frozen=True)
+class ProxyParts:
+    """What `ProxyEncoder` is built from; `mean` and `std` are those of the training, for RGB in [0, 1]."""
+
+    model: Any
+    mean: Colour
+    std: Colour
+    name: str
+    weights_hash: str
+
+
 def load_clip(spec: ClipSpec, models_dir: str | Path | None = None) -> ClipParts:
     """Load a CLIP by open_clip. `WeightsError`: missing, damaged, or another activation than in training.
 
@@ -77,26 +94,55 @@ def load_sam(spec: SamSpec, models_dir: str | Path | None = None) -> SamParts:
     """Load a SAM by transformers. `WeightsError`: missing, damaged, or of a family that is not known here."""
     location = need(spec, models_dir)
     prove(location)
-    family = read_json(location.folder / SAM_CONFIG).get("model_type")
-    if family not in SAM_CLASSES:
-        config = location.folder / SAM_CONFIG
-        raise WeightsError(f"{config} says model_type {family!r}; expected one of: {', '.join(SAM_CLASSES)}")
+    model_class, processor_class = SAM_CLASSES[_family(location, tuple(SAM_CLASSES))]
     with _loading(location), _quiet_transformers():
-        import torch
         import transformers
 
-        model_class, processor_class = (getattr(transformers, name) for name in SAM_CLASSES[family])
-        model, report = model_class.from_pretrained(
-            location.folder,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            local_files_only=True,
+        model = _saved_model(location, model_class)
+        processor = getattr(transformers, processor_class).from_pretrained(
+            location.folder, local_files_only=True
         )
-        if missing := report["missing_keys"]:  # transformers initialises them at random and only warns
-            raise ValueError(f"{len(missing)} tensors are missing, {min(missing)} among them")
-        processor = processor_class.from_pretrained(location.folder, local_files_only=True)
-    return SamParts(model.eval().requires_grad_(False), processor, spec.name, location.weights_hash)
+    return SamParts(model, processor, spec.name, location.weights_hash)
+
+
+def load_proxy(spec: ProxySpec, models_dir: str | Path | None = None) -> ProxyParts:
+    """Load a DINOv2 or DINOv3 ViT by transformers; `WeightsError` as in `load_sam`."""
+    location = need(spec, models_dir)
+    prove(location)
+    model_class = PROXY_CLASSES[_family(location, tuple(PROXY_CLASSES))]
+    with _loading(location), _quiet_transformers():
+        model = _saved_model(location, model_class)
+        path = next(location.folder / name for name in SAM_PROCESSOR if (location.folder / name).is_file())
+        colours = read_json(path)
+        mean, std = (
+            (float(r), float(g), float(b)) for r, g, b in (colours["image_mean"], colours["image_std"])
+        )
+    return ProxyParts(model, mean, std, spec.name, location.weights_hash)
+
+
+def _family(location: Location, known: tuple[str, ...]) -> str:
+    """The `model_type` of a folder that transformers wrote; `WeightsError` if it is none of `known`."""
+    config = location.folder / SAM_CONFIG
+    family = str(read_json(config).get("model_type"))
+    if family not in known:
+        raise WeightsError(f"{config} says model_type {family!r}; expected one of: {', '.join(known)}")
+    return family
+
+
+def _saved_model(location: Location, model_class: str) -> Any:
+    import torch
+    import transformers
+
+    model, report = getattr(transformers, model_class).from_pretrained(
+        location.folder,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        local_files_only=True,
+    )
+    if missing := report["missing_keys"]:  # transformers initialises them at random and only warns
+        raise ValueError(f"{len(missing)} tensors are missing, {min(missing)} among them")
+    return model.eval().requires_grad_(False)
 
 
 def _create_clip(

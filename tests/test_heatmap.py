@@ -29,7 +29,7 @@ from clipsam.heatmap import (
     type_logits,
 )
 from clipsam.prompts import Sentences
-from clipsam.settings import HeatmapSettings
+from clipsam.settings import ATTENTIONS, HeatmapSettings
 from clipsam.tiles import cut
 
 TYPES = ("scratch", "stain", "hole")
@@ -43,7 +43,9 @@ class ColourEncoder:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def encode_pixels(self, pixels: Tensor, attention: str, *, blocks: int | None) -> PatchFeatures:
+    def encode_pixels(
+        self, pixels: Tensor, attention: str, *, blocks: int | None, layers: tuple[int, ...]
+    ) -> PatchFeatures:
         self.shapes.append(tuple(pixels.shape))
         colour = F.avg_pool2d(pixels, PATCH) + 0.01
         pooled = F.normalize(colour.mean(dim=(2, 3)), dim=-1)
@@ -264,7 +266,7 @@ def test_the_attention_of_the_settings_is_used() -> None:
         coarse_map(
             pixels, encoder, targets, HeatmapSettings(sizes=(64,), attention=mode, attention_blocks=blocks)
         ).types
-        for mode, blocks in (("plain", None), ("value", None), ("v-v", None), ("v-v", 4))
+        for mode, blocks in [*((mode, None) for mode in ATTENTIONS if mode != "proxy"), ("v-v", 4)]
     ]
     for i, one in enumerate(maps):
         assert all(np.abs(one - other).max() > 1e-4 for other in maps[i + 1 :])
@@ -284,6 +286,11 @@ def test_the_same_photo_gives_the_same_map_and_read_only_arrays_are_fine() -> No
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"attention": "w-w"},
+        {"layers": (0,)},
+        {"layer_merge": "max"},
+        {"windows": ()},
+        {"windows": (0, 2)},
         {"sizes": ()},
         {"sizes": (518, -1)},
         {"temperature": 0.0},
@@ -297,3 +304,31 @@ def test_settings_that_make_no_map_are_refused(wrong: dict[str, object]) -> None
     (name,) = wrong
     with pytest.raises(UsageError, match=f"^{name} = "):
         HeatmapSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_layers_are_merged_by_their_logits() -> None:
+    encoder, targets, pixels = tiny_encoder(), random_targets(), photo(64, 64)
+    alone = [
+        torch.logit(
+            torch.from_numpy(
+                coarse_map(pixels, encoder, targets, HeatmapSettings(sizes=(64,), layers=(n,))).types
+            )
+        )
+        for n in (2, 4)
+    ]
+    for merge, expected in (("mean", (alone[0] + alone[1]) / 2), ("sum", alone[0] + alone[1])):
+        settings = HeatmapSettings(sizes=(64,), layers=(2, 4), layer_merge=merge)
+        both = coarse_map(pixels, encoder, targets, settings).types
+        np.testing.assert_allclose(both, expected.sigmoid().numpy(), atol=1e-5)
+    assert (alone[0] - alone[1]).abs().max() > 0.01
+
+
+def test_a_square_stretches_the_photo() -> None:
+    encoder = ColourEncoder()
+    pixels = green_photo(80, 160, (slice(20, 40), slice(0, 40)), (200, 0, 0))
+    settings = HeatmapSettings(sizes=(96,), square=True, smoothing=0.0)
+    found = coarse_map(pixels, encoder, colour_targets(), settings)  # type: ignore[arg-type]
+    assert encoder.shapes == [(1, 3, 96, 96)]
+    assert found.anomaly.shape == (80, 160)
+    assert found.anomaly[30, 15] > 0.9
+    assert found.anomaly[60, 100] < 0.01
