@@ -1,9 +1,10 @@
 """Figures of a ranking from binned counts: AUROC, AP, F1-max and PRO, each with a bound on what the bins
 can hide.
 
-Input: `Bins` (counts per bin, highest score first). Output: `Figure(value, bound)`: the value with the
-scores of one bin treated as ties, and how far any order inside the bins could move it. Knows nothing of
-maps, masks or files. A figure that is undefined (no positives, or no negatives where they are needed) is NaN.
+Input: `Bins` (counts per bin, highest score first). Output: `Figure(value, bound)`: the value, where equal
+scores are ties and different scores of one bin evenly mixed, and how far another order inside the bins could
+move it. Knows nothing of maps, masks or files. A figure that is undefined (no positives, or no negatives
+where they are needed) is NaN.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ def average_precision(bins: Bins) -> Figure:
     step = bins.positives.astype(np.float64)
     true = np.cumsum(bins.positives).astype(np.float64)
     false = np.cumsum(bins.negatives).astype(np.float64)
-    terms = step * true / (true + false)
+    # True ties move together. Evenly mixed, half of a bin's other scores come after the average positive.
+    after = np.where(bins.single, 0.0, 0.5)
+    others = step + bins.negatives - 1
+    terms = step * (true - after * (step - 1)) / np.maximum(true + false - after * others, 1)
     # The best order puts a bin's positives first, the worst its negatives.
     best = step * true / np.maximum(true + false - bins.negatives, 1)
     first = true - step + (step > 0)

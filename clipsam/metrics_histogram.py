@@ -27,7 +27,8 @@ HALF_KEY = (127 + 63 << 23) - _OFFSET  # 0.5, scaled 2**63
 TOP_KEY = 2 * HALF_KEY  # 1.0
 PAGE_BITS = 7
 PAGE = 1 << PAGE_BITS
-MAX_PAGES = 4096  # 4,096 pages x 128 bins x 3 counts x 8 bytes = 12.6 MB
+MAX_PAGES = 2048  # 2,048 pages x 128 bins x 3 counts x 8 bytes = 6.3 MB
+_CHUNK = 1 << 15  # scores per step: its temporaries, 1 MB, stay in the processor's cache
 
 Ints = NDArray[np.int64]
 
@@ -43,22 +44,25 @@ class Bins(NamedTuple):
     weights: Ints
 
 
-def score_keys(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Order-preserving integer keys in [0, TOP_KEY] of float32 scores in [0, 1], same shape."""
-    distance = np.subtract(np.float32(1), scores)
+def score_keys(scores: NDArray[np.float32], keys: NDArray[np.uint32], spare: NDArray[np.uint32]) -> None:
+    """Write into `keys` order-preserving integers in [0, TOP_KEY], one per float32 score in [0, 1].
+
+    All arrays have the same shape; `spare` is overwritten. Allocating them anew would take longer than
+    everything that is done here.
+    """
+    distance, bits = keys.view(np.float32), keys.view(np.int32)
+    np.subtract(np.float32(1), scores, out=distance)
     np.minimum(distance, scores, out=distance)
     np.multiply(distance, _SCALE, out=distance)
-    bits = distance.view(np.int32)
     np.subtract(bits, _OFFSET, out=bits)
     np.maximum(bits, 0, out=bits)  # 0.0, and -0.0 with it
-    upper = np.subtract(np.float32(0.5), scores).view(np.int32)
+    upper = spare.view(np.int32)
+    np.subtract(np.float32(0.5), scores, out=spare.view(np.float32))
     np.right_shift(upper, 31, out=upper)  # all bits set where the score is above one half, else none
     # TOP_KEY - key where upper, without a branch: -x is ~x + 1.
-    keys, chosen = bits.view(np.uint32), upper.view(np.uint32)
-    np.bitwise_xor(keys, chosen, out=keys)
-    np.bitwise_and(chosen, np.uint32(TOP_KEY + 1), out=chosen)
-    np.add(keys, chosen, out=keys)
-    return keys
+    np.bitwise_xor(keys, spare, out=keys)
+    np.bitwise_and(spare, np.uint32(TOP_KEY + 1), out=spare)
+    np.add(keys, spare, out=keys)
 
 
 def key_scores(keys: Ints) -> NDArray[np.float64]:
@@ -79,14 +83,16 @@ class AdaptiveHistogram:
         self._pages: Ints = np.empty(0, np.int64)
         self._slots = self._empty_slots()
         self._counts: Ints = np.zeros((3, PAGE), np.int64)
+        self._scratch = _scratch()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_slots"}  # large, mostly zeros
+        return {"level": self.level, "_pages": self._pages, "_counts": self._counts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._slots = self._empty_slots()
         self._slots[self._pages] = np.arange(1, self._pages.size + 1) << PAGE_BITS
+        self._scratch = _scratch()
 
     def add(
         self,
@@ -94,14 +100,17 @@ class AdaptiveHistogram:
         positive: NDArray[np.intp],
         weights: Ints,
     ) -> None:
-        """Count float32 `scores` [n] in [0, 1]; `positive` [m] are indices of them, `weights` theirs."""
-        bins = self._locate(score_keys(scores))
-        everything, positives, weighted = self._counts
-        np.add.at(everything, bins, 1)
-        if positive.size:
-            chosen = bins[positive]
-            np.add.at(positives, chosen, 1)
-            np.add.at(weighted, chosen, weights)
+        """Count float32 `scores` [n] in [0, 1]; `positive` [m] are indices of them, ascending, `weights`
+        theirs."""
+        starts = range(0, scores.size, _CHUNK)
+        cuts = np.searchsorted(positive, [*starts, scores.size])
+        for index, start in enumerate(starts):
+            bins = self._locate(scores[start : start + _CHUNK])
+            np.add.at(self._counts[0], bins, 1)
+            chosen = slice(cuts[index], cuts[index + 1])
+            hits = bins[positive[chosen] - start]
+            np.add.at(self._counts[1], hits, 1)
+            np.add.at(self._counts[2], hits, weights[chosen])
 
     def merge(self, other: AdaptiveHistogram) -> None:
         """Add the counts of `other`, which stays as it is."""
@@ -119,21 +128,23 @@ class AdaptiveHistogram:
         single = _holds_one_score(first, self.level)
         return Bins(_round_up(key_scores(first)), single, everything - positives, positives, weights)
 
-    def _empty_slots(self) -> NDArray[np.int32]:
-        return np.zeros((TOP_KEY >> (PAGE_BITS + self.level)) + 1, np.int32)
+    def _empty_slots(self) -> NDArray[np.intp]:
+        return np.zeros((TOP_KEY >> (PAGE_BITS + self.level)) + 1, np.intp)
 
-    def _locate(self, keys: NDArray[np.uint32]) -> NDArray[np.intp]:
-        """Indices into the counts, one per key; makes the pages that are missing."""
-        slots = self._slots.take(keys >> (PAGE_BITS + self.level))
+    def _locate(self, scores: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Indices into the counts, one per score, valid until the next call; makes the pages that are
+        missing."""
+        (keys, spare), (bins, pages, slots) = (arrays[:, : scores.size] for arrays in self._scratch)
+        score_keys(scores, keys, spare)
+        np.right_shift(keys, PAGE_BITS + self.level, out=pages)
+        self._slots.take(pages, out=slots, mode="wrap")  # all are within; "raise" would copy first
         if slots.min(initial=1) == 0:
-            missing = np.sort(keys[slots == 0])  # sorting keys is faster than np.unique of pages
-            pages = missing.astype(np.int64) >> (PAGE_BITS + self.level)
-            self._make_room(pages, self.level)
-            slots = self._slots.take(keys >> (PAGE_BITS + self.level))
-        np.right_shift(keys, self.level, out=keys)
-        np.bitwise_and(keys, PAGE - 1, out=keys)
-        np.bitwise_or(slots, keys.view(np.int32), out=slots)
-        return slots.astype(np.intp)
+            self._make_room(_distinct(np.sort(pages[slots == 0])), self.level)
+            np.right_shift(keys, PAGE_BITS + self.level, out=pages)  # the level may be another
+            self._slots.take(pages, out=slots, mode="wrap")
+        np.right_shift(keys, self.level, out=bins)
+        np.bitwise_and(bins, PAGE - 1, out=bins)
+        return np.bitwise_or(bins, slots, out=bins)
 
     def _make_room(self, pages: Ints, level: int) -> None:
         """Make the sorted `pages` of `level` exist, at the finest level at which all pages fit the budget."""
@@ -172,6 +183,11 @@ class AdaptiveHistogram:
         bins = self._slots[source >> PAGE_BITS] | (source & (PAGE - 1))
         for mine, theirs in zip(self._counts, counts, strict=True):
             np.add.at(mine, bins, theirs[PAGE : PAGE + bins.size])
+
+
+def _scratch() -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
+    """Room for the temporaries of one chunk."""
+    return np.empty((2, _CHUNK), np.uint32), np.empty((3, _CHUNK), np.intp)
 
 
 def _distinct(ordered: Ints) -> Ints:

@@ -160,7 +160,7 @@ def test_many_pixels_are_binned_and_stay_within_their_bounds(map_kind: str) -> N
     }
     for name, expected in truth.items():
         error = abs(figures[name] - expected)
-        assert error < 1e-5, name
+        assert error < (1e-5 if name == "pixel_f1_max" else 1e-6), name
         assert error <= figures["bounds"][name] + 1e-12, name
         assert figures["bounds"][name] < 1e-4, name
     assert figures["bounds"]["pro"] < 1e-4
@@ -321,7 +321,9 @@ def test_keys_keep_order_and_can_be_read_back() -> None:
     scores = np.unique(
         np.concatenate([edges, rng.random(5000, np.float32), rng.random(500, np.float32) ** 9])
     )
-    keys = score_keys(scores).astype(np.int64)
+    written, spare = np.empty((2, scores.size), np.uint32)
+    score_keys(scores, written, spare)
+    keys = written.astype(np.int64)
     assert np.all(np.diff(keys) > 0)
     assert keys[0] == 0
     assert keys[-1] == TOP_KEY
