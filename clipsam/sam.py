@@ -1,4 +1,4 @@
-"""SamRefiner: transformers' SAM (ViT-B, L, H, the embedded one) and SAM 2 (2.1) behind one call.
+"""SamRefiner: transformers' SAM, SAM-HQ, SAM 2.1, EdgeTAM and SAM 3's tracker behind one call.
 
 Input: a photo, its coarse map and the prompts of its regions. Output: per region and way of asking at most
 one `SoftMask`. One image embedding per photo, none when there is nothing to ask; masks, scores and
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipsam.agreement import MapView
-from clipsam.errors import UsageError, WeightsError
+from clipsam.errors import UsageError
 from clipsam.masks import MaskFrame, SoftMask
 from clipsam.regions import RegionPrompt
+from clipsam.sam_backends import Features, backend_of, decode, embed
 from clipsam.settings import SamSettings
 
 if TYPE_CHECKING:
@@ -33,15 +34,14 @@ __all__ = ["KINDS", "SamRefiner", "SamSettings", "SoftMask"]
 KINDS = ("points", "box", "box+points")
 """The ways of asking about a region: those of ClipSAM's multi-level mask refinement (arXiv 2401.12665)."""
 
-_FAMILIES = ("sam", "sam2", "sam2_video")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class _Embedded:
-    """A photo as the decoder sees it: features [1, c, h, w], three levels for SAM 2, and where masks lie."""
+    """A photo as the decoder sees it, and where its masks lie."""
 
-    features: list[Tensor]
+    features: Features
     frame: MaskFrame
 
 
@@ -68,22 +68,18 @@ class SamRefiner:
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
-        """`model`: transformers' `SamModel` or `Sam2Model`; `processor`: its `SamProcessor` or
-        `Sam2Processor`.
+        """`model` and `processor`: those of one of the `BACKENDS` (see `clipsam/sam_backends.py`).
 
         `dtype` "bfloat16" runs the image encoder, which takes nearly all the time, under autocast. The
         decoder stays in float32: in bfloat16 the coordinates of prompts would be off by several pixels.
         """
-        family = model.config.model_type
-        if family not in _FAMILIES:
-            raise WeightsError(f"{name} is of the family {family!r}; expected one of: {', '.join(_FAMILIES)}")
         if dtype not in _DTYPES:
             raise UsageError(f"the dtype of SAM must be one of: {', '.join(_DTYPES)}; found {dtype!r}")
         self.name, self.weights_hash = name, weights_hash
         self.device = torch.device(device)
         self._dtype = _DTYPES[dtype]
-        self._pads = family == "sam"  # keeps the aspect ratio and pads; SAM 2 stretches
-        self._model = model.to(self.device).eval().requires_grad_(False)
+        self.backend = backend_of(model, name)
+        self.model = model.to(self.device).eval().requires_grad_(False)
         self._processor = processor
 
     @classmethod
@@ -133,17 +129,17 @@ class SamRefiner:
         )
         values = images["pixel_values"].to(self.device)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            features = self._model.get_image_embeddings(values)
-        levels = [level.float() for level in ([features] if self._pads else features)]
+            features = embed(self.model, self.backend, values)
         height, width = values.shape[-2:]
-        resized = [int(side) for side in images["reshaped_input_sizes"][0]] if self._pads else (height, width)
+        pads = self.backend.pads
+        resized = [int(side) for side in images["reshaped_input_sizes"][0]] if pads else (height, width)
         frame = MaskFrame(
             photo=(pixels.shape[0], pixels.shape[1]),
-            mask=(4 * levels[-1].shape[-2], 4 * levels[-1].shape[-1]),
+            mask=(4 * features.grid[0], 4 * features.grid[1]),
             resized=(resized[0], resized[1]),
-            padded=(height, width) if self._pads else None,
+            padded=(height, width) if pads else None,
         )
-        return _Embedded(levels, frame)
+        return _Embedded(features, frame)
 
     def _answers(
         self,
@@ -199,10 +195,10 @@ class SamRefiner:
     def _scaled(self, coordinates: Tensor, frame: MaskFrame) -> Tensor:
         """Photo coordinates [n, p, 2] xy in the model's pixels, as transformers' processors compute them.
 
-        That of SAM 1 does it in float64, that of SAM 2 in float32; SAM's random Fourier features see the
-        difference.
+        Those of SAM 1 and SAM-HQ do it in float64, the others in float32; SAM's random Fourier features see
+        the difference.
         """
-        scaled = coordinates.to(torch.float64 if self._pads else torch.float32)
+        scaled = coordinates.to(torch.float64 if self.backend.pads else torch.float32)
         scaled[..., 0] *= frame.resized[1] / frame.photo[1]
         scaled[..., 1] *= frame.resized[0] / frame.photo[0]
         return scaled.to(self.device)
@@ -211,17 +207,16 @@ class SamRefiner:
         """Mask logits [n, 3, h, w] and IoU scores [n, 3] of one batch."""
         given = question.boxes if question.points is None else question.points
         assert given is not None
-        # One photo per prompt, not n prompts on one photo: only so does SAM take a mask prompt for each.
-        features = [level.expand(len(given), -1, -1, -1) for level in photo.features]
-        answer = self._model(
-            image_embeddings=features[0] if self._pads else features,
+        return decode(
+            self.model,
+            self.backend,
+            photo.features,
+            len(given),
             input_points=question.points,
             input_labels=question.labels,
             input_boxes=question.boxes,
             input_masks=question.masks,
-            multimask_output=True,
         )
-        return answer.pred_masks[:, 0], answer.iou_scores[:, 0]
 
 
 def _check(pixels: NDArray[np.uint8], coarse: NDArray[np.float32], settings: SamSettings) -> None:

@@ -17,14 +17,9 @@ from typing import Any
 from clipsam.errors import WeightsError
 from clipsam.locations import CLIP_CONFIG, SAM_CONFIG, SAM_PROCESSOR, Location, need, prove, read_json, remedy
 from clipsam.presets import ClipSpec, ProxySpec, SamSpec
+from clipsam.sam_backends import BACKENDS
 
 Colour = tuple[float, float, float]
-
-SAM_CLASSES = {  # by `model_type` in config.json
-    "sam": ("SamModel", "SamProcessor"),
-    "sam2": ("Sam2Model", "Sam2Processor"),
-    "sam2_video": ("Sam2Model", "Sam2Processor"),  # the published SAM 2.1: its memory for videos is left out
-}
 
 PROXY_CLASSES = {  # by `model_type` in config.json
     "dinov2": "Dinov2Model",
@@ -94,12 +89,12 @@ def load_sam(spec: SamSpec, models_dir: str | Path | None = None) -> SamParts:
     """Load a SAM by transformers. `WeightsError`: missing, damaged, or of a family that is not known here."""
     location = need(spec, models_dir)
     prove(location)
-    model_class, processor_class = SAM_CLASSES[_family(location, tuple(SAM_CLASSES))]
+    backend = BACKENDS[_family(location, tuple(BACKENDS))]
     with _loading(location), _quiet_transformers():
         import transformers
 
-        model = _saved_model(location, model_class)
-        processor = getattr(transformers, processor_class).from_pretrained(
+        model = _saved_model(location, backend.model_class, dict(backend.renamed))
+        processor = getattr(transformers, backend.processor_class).from_pretrained(
             location.folder, local_files_only=True
         )
     return SamParts(model, processor, spec.name, location.weights_hash)
@@ -129,7 +124,7 @@ def _family(location: Location, known: tuple[str, ...]) -> str:
     return family
 
 
-def _saved_model(location: Location, model_class: str) -> Any:
+def _saved_model(location: Location, model_class: str, renamed: dict[str, str] | None = None) -> Any:
     import torch
     import transformers
 
@@ -139,6 +134,7 @@ def _saved_model(location: Location, model_class: str) -> Any:
         dtype=torch.float32,
         output_loading_info=True,
         local_files_only=True,
+        key_mapping=renamed or None,
     )
     if missing := report["missing_keys"]:  # transformers initialises them at random and only warns
         raise ValueError(f"{len(missing)} tensors are missing, {min(missing)} among them")

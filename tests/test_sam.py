@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tiny_sam import plain_answers, shake, tiny_refiner, tiny_sam, tiny_sam2
+from tiny_sam import FAMILIES, plain_answers, shake, tiny, tiny_refiner, tiny_sam
 from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
 
 from clipsam.errors import UsageError, WeightsError
@@ -54,10 +54,10 @@ def on_photo(mask: SoftMask, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("family", ["sam", "sam2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_masks_and_scores_are_those_of_a_plain_call(family: str, shape: tuple[int, int]) -> None:
     refiner = tiny_refiner(family)
-    model, processor = tiny_sam() if family == "sam" else tiny_sam2()
+    model, processor = tiny(family)
     pixels, coarse, prompts = scene(shape)
     masks = refiner.refine(pixels, prompts, coarse, ALL)
     assert [(mask.region, mask.kind) for mask in masks] == [
@@ -88,9 +88,9 @@ def test_a_point_that_is_off_by_one_pixel_would_be_noticed() -> None:
 
 
 @pytest.mark.parametrize("image_size", [96, 128])
-@pytest.mark.parametrize("family", ["sam", "sam2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_other_input_sizes(family: str, image_size: int) -> None:
-    model, processor = (tiny_sam if family == "sam" else tiny_sam2)(image_size)
+    model, processor = tiny(family, image_size)
     pixels, coarse, prompts = scene((75, 118))
     for mask in tiny_refiner(family, image_size).refine(pixels, prompts, coarse, ALL):
         answers, _ = plain_answers(model, processor, pixels, *asked(prompts[mask.region], mask.kind))
@@ -98,10 +98,10 @@ def test_other_input_sizes(family: str, image_size: int) -> None:
         assert min(np.abs(answer[y0:y1, x0:x1] - mask.probability).max() for answer in answers) < 1e-4
 
 
-@pytest.mark.parametrize("family", ["sam", "sam2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_cascade_is_three_plain_calls_that_feed_each_other(family: str) -> None:
     refiner = tiny_refiner(family)
-    model, processor = tiny_sam() if family == "sam" else tiny_sam2()
+    model, processor = tiny(family)
     pixels, coarse, prompts = scene((90, 140))
     settings = replace(ALL, kinds=("points",), cascade=True)
     masks = refiner.refine(pixels, prompts, coarse, settings)
@@ -112,7 +112,7 @@ def test_the_cascade_is_three_plain_calls_that_feed_each_other(family: str) -> N
             images=pixels, input_points=[[points]], input_labels=[[labels]], return_tensors="pt"
         )
         sizes = [inputs.pop("original_sizes")]
-        if family == "sam":
+        if "reshaped_input_sizes" in inputs:
             sizes.append(inputs.pop("reshaped_input_sizes"))
         # Every choice of one of three masks in the first two steps: the cascade must be one of these chains.
         ends = []
@@ -124,7 +124,7 @@ def test_the_cascade_is_three_plain_calls_that_feed_each_other(family: str) -> N
                     ys, xs = np.nonzero(two.numpy() > 0)
                     scale = 64 / two.shape[-1]
                     edges = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) * scale
-                    if family == "sam":
+                    if len(sizes) == 2:
                         edges = np.minimum(edges, [64, 41, 64, 41])  # 90 x 140 becomes 41 x 64
                     box = torch.tensor(edges)[None, None].to(inputs["input_points"].dtype)
                     output = model(**inputs, input_boxes=box, input_masks=two[None, None])
@@ -167,7 +167,7 @@ def test_the_same_photo_gives_the_same_bits() -> None:
         np.testing.assert_array_equal(one.probability, other.probability)
 
 
-@pytest.mark.parametrize("family", ["sam", "sam2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_encodes_coarsely_but_keeps_coordinates(family: str) -> None:
     pixels, coarse, prompts = scene((90, 140))
     exact = tiny_refiner(family).refine(pixels, prompts, coarse, ALL)
@@ -177,7 +177,7 @@ def test_bfloat16_encodes_coarsely_but_keeps_coordinates(family: str) -> None:
         np.abs(on_photo(one, coarse.shape) - on_photo(other, coarse.shape)).mean()
         for one, other in zip(exact, rough, strict=True)
     ]
-    assert 1e-5 < max(off) < 0.05
+    assert 1e-5 < max(off) < 0.1
     assert rough[0].probability.dtype == np.float32
 
 
@@ -188,7 +188,7 @@ def test_masks_cost_their_logits_not_the_photo() -> None:
         assert mask.logits.nbytes == 32 * 32 * 4
 
 
-@pytest.mark.parametrize("family", ["sam", "sam2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_default_settings_refuse_the_masks_of_random_weights(family: str) -> None:
     pixels, coarse, prompts = scene((90, 140))
     assert tiny_refiner(family).refine(pixels, prompts, coarse) == ()

@@ -228,9 +228,9 @@ def test_sam2_as_published_is_a_video_model(tmp_path, hub_cache, capfd):
 def test_a_family_that_is_not_known(tmp_path):
     folder = tiny_hub.write_sam(tmp_path / "own")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "sam3_video"}))
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "sam_video"}))
     with pytest.raises(
-        WeightsError, match=r"model_type 'sam3_video'; expected one of: sam, sam2, sam2_video"
+        WeightsError, match=r"model_type 'sam_video'; expected one of: sam, sam_hq, sam2, sam2_video"
     ):
         load_sam(SamSpec("mine", folder=str(folder)))
 
