@@ -155,6 +155,11 @@ def verify_present(models_dir: str | Path | None = None) -> list[FileCheck]:
 
 def remedy(spec: ModelSpec) -> str:
     """What brings the weights of `spec`, as the end of a sentence."""
+    if spec.kind == "proxy" and spec.repo:
+        return (
+            f"fetch {spec.repo} into the hub cache (`hf download {spec.repo}`), or put its files into "
+            f"{spec.name} of the folder that --models or CLIPSAM_MODELS names"
+        )
     if spec.repo:
         preset = next((preset.name for preset in PRESETS.values() if spec in preset.models), "PRESET")
         return (

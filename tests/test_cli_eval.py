@@ -60,7 +60,7 @@ def test_json_and_options(root: Path) -> None:
 
 
 def test_an_option_goes_before_the_protocol(root: Path) -> None:
-    common = ("--dataset", "folder", "--root", root / "data", "--json", "--protocol", "winclip-240")
+    common = ("--dataset", "folder", "--root", root / "data", "--json", "--protocol", "winclip")
     assert json.loads(run(*common, "--out", root / "a").stdout)["scoring"]["resolution"] == "240x240"
     free = json.loads(run(*common, "--out", root / "b", "--resolution", 0, "--sam").stdout)
     assert free["scoring"]["resolution"] == "photo"

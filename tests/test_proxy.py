@@ -14,7 +14,7 @@ from tiny_clip import save_tiny_clip
 from tiny_dino import KINDS, MEAN, STD, save_tiny_dino, tiny_dino, tiny_proxy
 
 from clipsam.errors import WeightsError
-from clipsam.presets import PRESETS, ClipSpec, Preset, ProxySpec
+from clipsam.presets import DINOV2_BASE, PRESETS, ClipSpec, Preset, ProxySpec
 from clipsam.proxy import ProxyEncoder
 from clipsam.segmenter import AnomalySegmenter
 from clipsam.settings import HeatmapSettings
@@ -85,3 +85,14 @@ def test_a_preset_loads_its_proxy_where_its_attention_needs_one(
 
 def test_shipped_presets_need_no_proxy() -> None:
     assert all("dinov2-base" not in [s.name for s in preset.models] for preset in PRESETS.values())
+
+
+def test_missing_weights_of_the_hub_say_how_to_get_them(tmp_path: Path, monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("CLIPSAM_MODELS", raising=False)
+    with pytest.raises(WeightsError, match="hf download facebook/dinov2-base"):
+        ProxyEncoder.from_spec(DINOV2_BASE)
+    save_tiny_dino(tmp_path / "pack" / "dinov2-base")
+    assert ProxyEncoder.from_spec(DINOV2_BASE, models_dir=tmp_path / "pack").patch_size == 7

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_clip import MEAN, PATCH, STD, tiny_encoder, tiny_model
+from tiny_clip import MEAN, PATCH, STD, save_tiny_clip, tiny_encoder, tiny_model
 from torch import Tensor
 
 from clipsam.errors import TowerError, UsageError
-from clipsam.heatmap import TextTargets, coarse_map
+from clipsam.heatmap import TextTargets, coarse_map, resize, type_logits
 from clipsam.settings import HeatmapSettings
 from clipsam.windows import WindowMemory, harmonic_map, harmonic_mean, window_places
 
@@ -210,3 +210,31 @@ def test_the_score_of_the_whole_needs_a_whole(tmp_path: Path) -> None:
     segmenter = AnomalySegmenter(chosen, encoder, None, load_prompts("winclip"), "bottle")
     with pytest.raises(UsageError, match="cut into tiles of 32 px"):
         segmenter.segment(np.zeros((60, 90, 3), dtype=np.uint8))
+
+
+def test_the_protocol_winclip_runs_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from clipsam.presets import ClipSpec
+    from clipsam.protocol import load_protocol
+    from clipsam.scoring import SegmenterRecipe
+
+    monkeypatch.setenv("CLIPSAM_CACHE", str(tmp_path))
+    protocol = load_protocol("winclip")
+    assert (protocol.resolution, protocol.prompts, protocol.sam) == (240, "winclip", False)
+    stored = ClipSpec("tiny-clip", folder=str(save_tiny_clip(tmp_path / "clip")))
+    method = replace(protocol.method(), clip=stored, heatmap=replace(protocol.method().heatmap, sizes=(48,)))
+    segmenter = SegmenterRecipe(method, protocol.prompts, sam=protocol.sam, device="cpu").build()
+    photo = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
+    found = segmenter.segment(photo)
+    features = segmenter.clip.encode_windows(resize(photo, (48, 48))[None] / 255)
+    logit = type_logits(features.pooled, segmenter.targets, 0.07)
+    assert found.score == pytest.approx(logit.sigmoid().item(), abs=1e-6)
+    middle = harmonic_mean(
+        [logit.sigmoid()[..., None]]
+        + [
+            harmonic_map(type_logits(windows[0], segmenter.targets, 0.07).sigmoid(), side)
+            for side, windows in zip((2, 3), features.windows, strict=True)
+        ]
+    )
+    assert found.anomaly_map.mean() == pytest.approx(middle.mean().item(), abs=1e-2)

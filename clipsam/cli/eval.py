@@ -102,7 +102,12 @@ def evaluate_command(
     data = open_dataset(dataset, root, category).called(_products(product))
     _say(_contents(data))
     recipe = SegmenterRecipe(
-        chosen.preset, chosen.prompts, tuple(defect), chosen.sam, device, models_dir=models_dir
+        chosen.method(models_dir) if chosen.stages or chosen.proxy else chosen.preset,
+        chosen.prompts,
+        tuple(defect),
+        chosen.sam,
+        device,
+        models_dir=models_dir,
     )
     variations = [*ablations(recipe, ablate), *perturbed(recipe, perturb)]
     options: dict[str, Any] = {
