@@ -27,7 +27,7 @@ _TAIL = 0.02  # lower probabilities count as 0: summed over a photo they would o
 class Verdict:
     """For n prompts with m answers each: which answer is best, whether it is kept, and what speaks for it."""
 
-    best: Tensor  # [n] index of the answer with the highest iou * agreement among those not refused
+    best: Tensor  # [n] index of the answer that `SamSettings.selection` prefers among those not refused
     accepted: Tensor  # [n] bool: whether any answer is not refused
     iou: Tensor  # [n] SAM's own score of the best answer, clipped to [0, 1]
     agreement: Tensor  # [n] in [0, 1]
@@ -74,7 +74,8 @@ class MapView:
         cells = (masks >= 0.5).sum(dim=(-2, -1))
         kept = (cells > 0) & (cells <= settings.swallow * (own > 0).sum(dim=(-2, -1)))
         kept &= (agreement >= settings.min_agreement) & (ious >= settings.min_iou)
-        best = torch.where(kept, ious * agreement, ious * agreement - 2).argmax(dim=1)
+        merit = _merit(logits, ious, agreement, settings.selection)
+        best = torch.where(kept, merit, merit - 2).argmax(dim=1)
         each = torch.arange(len(best), device=best.device)
         windows = [self._window(mask) for mask in masks[each, best].cpu().numpy()]
         return Verdict(best, kept.any(dim=1), ious[each, best], agreement[each, best], windows)
@@ -110,6 +111,19 @@ class MapView:
             )
         (x0, x1), (y0, y1) = edges
         return x0, y0, x1, y1
+
+
+def _merit(logits: Tensor, ious: Tensor, agreement: Tensor, selection: str) -> Tensor:
+    """What the answers [n, m] are ranked by, in [0, 1].
+
+    Stability is the one of segment-anything's automatic masks: the IoU of the masks at logits above 1 and -1.
+    """
+    if selection == "stability":
+        core, wide = ((logits > level).sum(dim=(-2, -1)) for level in (1, -1))
+        return core / wide.clamp_min(1)
+    if selection == "agreement":
+        return agreement
+    return ious * agreement if selection == "iou*agreement" else ious
 
 
 def _stretched(

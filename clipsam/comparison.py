@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,32 @@ from clipsam.evaluation_table import HEADS, aligned, percent
 from clipsam.perturbations import Perturbation
 from clipsam.presets import Preset, choose_preset
 from clipsam.scoring import Method, SegmenterRecipe
-from clipsam.settings import ATTENTIONS
+from clipsam.settings import ATTENTIONS, SELECTIONS, STRATEGIES
 
 # What is swept when an axis is named without values.
 AXES: dict[str, tuple[str, ...]] = {
     "prompts": ("industrial", "winclip", "april_gan"),
     "attention": tuple(mode for mode in ATTENTIONS if mode != "proxy"),  # which needs weights of its own
     "sam": ("none", "points", "box", "box+points", "points,box,box+points"),
+    "strategy": STRATEGIES,
+    "selection": SELECTIONS,
+    "crop": ("0", "8", "16"),
+    "edges": ("0", "0.01", "0.02"),
     "fusion": ("0", "0.25", "0.5", "0.75", "1"),
+    "weighting": ("fixed", "agreement"),
+    "edge-weight": ("0", "0.2", "0.4"),
+}
+
+# The stage of the preset and the field that an axis changes, and how its values are read.
+_FIELDS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
+    "attention": ("heatmap", "attention", str),
+    "strategy": ("sam_settings", "strategy", str),
+    "selection": ("sam_settings", "selection", str),
+    "crop": ("sam_settings", "crop", int),
+    "edges": ("sam_settings", "edges", float),
+    "fusion": ("fusion", "weight", float),
+    "weighting": ("fusion", "weighting", str),
+    "edge-weight": ("fusion", "edge_weight", float),
 }
 
 
@@ -117,22 +135,25 @@ def _changed(recipe: SegmenterRecipe, axis: str, value: str) -> SegmenterRecipe:
     preset = recipe.preset
     if not isinstance(preset, Preset):
         preset = choose_preset(preset, recipe.models_dir).preset
-    if axis == "attention":
-        return replace(recipe, preset=replace(preset, heatmap=replace(preset.heatmap, attention=value)))
-    if axis == "fusion":
-        fusion = replace(preset.fusion, weight=_number(value))
-        return replace(recipe, preset=replace(preset, fusion=fusion))
+    if axis in _FIELDS:
+        stage, field, parse = _FIELDS[axis]
+        change: dict[str, Any] = {field: _parsed(axis, value, parse)}
+        changed = replace(getattr(preset, stage), **change)
+        found = replace(recipe, preset=replace(preset, **{stage: changed}))
+        return replace(found, sam=True) if stage == "sam_settings" else found
     if value == "none":
         return replace(recipe, preset=preset, sam=False)
     settings = replace(preset.sam_settings, kinds=tuple(kind.strip() for kind in value.split(",")))
     return replace(recipe, preset=replace(preset, sam_settings=settings), sam=True)
 
 
-def _number(value: str) -> float:
+def _parsed(axis: str, value: str, parse: Callable[[str], Any]) -> Any:
     try:
-        return float(value)
+        return parse(value)
     except ValueError as error:
-        raise UsageError(f"ablation 'fusion={value}': expected numbers, such as fusion=0.3;0.6.") from error
+        kind = "whole numbers, such as" if parse is int else "numbers, such as"
+        values = ";".join(AXES[axis][1:3])
+        raise UsageError(f"ablation '{axis}={value}': expected {kind} {axis}={values}.") from error
 
 
 def _final_mean(evaluation: Evaluation) -> dict[str, float | None]:

@@ -36,6 +36,7 @@ PUBLISHED = {
 
 _CHOICES = {
     "merge": ("lift", "redraw", "blend"),
+    "weighting": ("fixed", "agreement"),
     "confidence": ("iou*agreement", "iou", "softmax"),
     "normalisation": ("region", "photo", "peak"),
     "score": ("max", "top", "whole"),
@@ -49,6 +50,7 @@ class _Drawn:
     prompt: RegionPrompt
     place: tuple[slice, slice]
     share: NDArray[np.float32]  # [h, w] in [0, 1]
+    trust: float  # in [0, 1], what the weight is multiplied by
 
 
 def fuse(
@@ -67,6 +69,10 @@ def fuse(
     - "blend": P = (1 - w) C + w S everywhere, S = 0 where no mask is, as in the published methods. SAM
       decides the level too, and thresholds depend on w.
 
+    With `settings.weighting` "agreement" w differs from region to region: it is multiplied by the mean
+    agreement of the region's masks with the map, weighted by their confidence; so a mask that tells another
+    story than the map changes little.
+
     `settings.confidence`: SAM's IoU score times the agreement with the map, the IoU score, or the softmax
     of the IoU scores over the photo. `settings.normalisation`: the sum of the weighted masks is divided by
     the confidences of the "region" (a mean; regions overlap by their maximum), by those of the whole
@@ -80,12 +86,12 @@ def fuse(
         result = (1 - weight) * result + weight * _sam_map(result.shape, masks, settings)
         return np.clip(result, 0, 1)
     if settings.merge == "redraw":
-        for drawn in _regions(masks, settings):
-            _sink(result[drawn.place], drawn, weight)
+        for drawn in _regions(masks, settings, result.shape):
+            _sink(result[drawn.place], drawn, weight * drawn.trust)
     base = result.copy()
-    for drawn in _regions(masks, settings):
+    for drawn in _regions(masks, settings, result.shape):
         below = base[drawn.place]
-        lifted = below + weight * drawn.share * (drawn.prompt.peak - below)
+        lifted = below + weight * drawn.trust * drawn.share * (drawn.prompt.peak - below)
         np.maximum(result[drawn.place], lifted, out=result[drawn.place])
     return np.clip(result, 0, 1)
 
@@ -138,22 +144,33 @@ def _check(settings: FusionSettings) -> None:
     for name, known in _CHOICES.items():
         if (found := getattr(settings, name)) not in known:
             raise UsageError(f"fusion's {name} must be one of: {', '.join(known)}; found {found!r}")
+    if settings.edge_weight < 0 or not 0 < settings.edge_scale < 1:
+        raise UsageError(
+            f"fusion's edge_weight must be at least 0 and its edge_scale a fraction above 0, found "
+            f"{settings.edge_weight} and {settings.edge_scale}"
+        )
     for name in ("weight", "top_fraction"):
         if not 0 <= (found := getattr(settings, name)) <= 1:
             raise UsageError(f"fusion's {name} must lie in [0, 1], found {found}")
 
 
-def _regions(masks: Sequence[SoftMask], settings: FusionSettings) -> Iterator[_Drawn]:
+def _regions(masks: Sequence[SoftMask], settings: FusionSettings, shape: tuple[int, ...]) -> Iterator[_Drawn]:
     """What SAM drew, region by region: one is in memory at a time."""
     confidences = _confidences(masks, settings)
-    shared = _shared_divisor(masks, confidences, settings)
+    shared = _shared_divisor(masks, confidences, settings, shape)
     order = sorted(range(len(masks)), key=lambda index: masks[index].region)
     for _, group in groupby(order, key=lambda index: masks[index].region):
         indices = list(group)
         divisor = shared if shared is not None else sum(confidences[index] for index in indices)
         if divisor > 0:  # else SAM itself gives its masks no credit
             drawn = _sum_of([masks[index] for index in indices], [confidences[index] for index in indices])
-            yield replace(drawn, share=drawn.share / np.float32(divisor))
+            trust = 1.0 if settings.weighting == "fixed" else _agreement(masks, confidences, indices)
+            yield replace(drawn, share=drawn.share / np.float32(divisor), trust=trust)
+
+
+def _agreement(masks: Sequence[SoftMask], confidences: Sequence[float], indices: Sequence[int]) -> float:
+    weights = [confidences[index] for index in indices]
+    return float(np.average([masks[index].agreement for index in indices], weights=weights))
 
 
 def _confidences(masks: Sequence[SoftMask], settings: FusionSettings) -> list[float]:
@@ -165,14 +182,17 @@ def _confidences(masks: Sequence[SoftMask], settings: FusionSettings) -> list[fl
 
 
 def _shared_divisor(
-    masks: Sequence[SoftMask], confidences: Sequence[float], settings: FusionSettings
+    masks: Sequence[SoftMask],
+    confidences: Sequence[float],
+    settings: FusionSettings,
+    shape: tuple[int, ...],
 ) -> float | None:
     """What the weighted masks of all regions are divided by; None where each region has its own."""
     if settings.normalisation == "region" or not masks:
         return None
     if settings.normalisation == "photo":
         return sum(confidences)
-    total = np.zeros(masks[0].frame.photo, dtype=np.float32)
+    total = np.zeros(shape, dtype=np.float32)
     for mask, confidence in zip(masks, confidences, strict=True):
         x0, y0, x1, y1 = mask.window
         total[y0:y1, x0:x1] += confidence * mask.probability
@@ -189,7 +209,7 @@ def _sum_of(masks: Sequence[SoftMask], confidences: Sequence[float]) -> _Drawn:
     for mask, confidence in zip(masks, confidences, strict=True):
         x0, y0, x1, y1 = mask.window
         total[y0 - top : y1 - top, x0 - left : x1 - left] += np.float32(confidence) * mask.probability
-    return _Drawn(prompt, (slice(int(top), int(bottom)), slice(int(left), int(right))), total)
+    return _Drawn(prompt, (slice(int(top), int(bottom)), slice(int(left), int(right))), total, 1.0)
 
 
 def _sink(values: NDArray[np.float32], drawn: _Drawn, weight: float) -> None:
@@ -207,8 +227,8 @@ def _sam_map(
     """S over the whole photo: the highest of the regions, or their sum where they share one divisor."""
     join = np.maximum if settings.normalisation == "region" else np.add
     total = np.zeros(shape, dtype=np.float32)
-    for drawn in _regions(masks, settings):
-        join(total[drawn.place], drawn.share, out=total[drawn.place])
+    for drawn in _regions(masks, settings, shape):
+        join(total[drawn.place], drawn.trust * drawn.share, out=total[drawn.place])
     return total
 
 

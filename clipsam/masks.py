@@ -24,13 +24,15 @@ class MaskFrame:
 
     SAM 1 scales the photo to `resized` and pads it to `padded`, and the mask covers the padded square; SAM
     2 stretches the photo over the whole mask (`padded` is None). Resizing is bilinear between pixel
-    centres, in the same steps as `post_process_masks` of transformers' image processors.
+    centres, in the same steps as `post_process_masks` of transformers' image processors. Where SAM saw a
+    crop, `photo` is the size of the crop and `origin` its upper left pixel (y, x).
     """
 
     photo: tuple[int, int]
     mask: tuple[int, int]
     resized: tuple[int, int]
     padded: tuple[int, int] | None
+    origin: tuple[int, int] = (0, 0)
 
     def weights(self, axis: int, positions: NDArray[Any]) -> NDArray[np.float32]:
         """Matrix [n, mask] that reads the mask along `axis` at n `positions` of the photo (pixel centres).
@@ -39,6 +41,7 @@ class MaskFrame:
         rest of it.
         """
         photo, mask, resized = self.photo[axis], self.mask[axis], self.resized[axis]
+        positions = positions - self.origin[axis]
         if self.padded is None:
             return _matrix(*_taps(positions, mask / photo, mask), mask)
         steps = _resized_weights(mask, self.padded[axis], resized)

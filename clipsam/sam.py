@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipsam.agreement import MapView
+from clipsam.edges import snap
 from clipsam.errors import UsageError
 from clipsam.masks import MaskFrame, SoftMask
 from clipsam.regions import RegionPrompt
 from clipsam.sam_backends import Features, backend_of, decode, embed
-from clipsam.settings import SamSettings
+from clipsam.settings import SELECTIONS, STRATEGIES, SamSettings
+from clipsam.strategies import Look, looks, moved, strategy_prompts
 
 if TYPE_CHECKING:
     from clipsam.presets import SamSpec
@@ -102,26 +104,64 @@ class SamRefiner:
     ) -> tuple[SoftMask, ...]:
         """SAM's masks for `prompts` on `pixels` [H, W, 3] that agree with the map `coarse` [H, W].
 
-        Each region is asked for once per kind. Of SAM's three answers the one with the highest product of
-        SAM's IoU score and the agreement with the map (see `MapView`) is kept, or none: answers are refused
-        that agree too little or that swallow far more than the region (see `SamSettings`). Points and boxes
-        go to SAM as they are.
+        Each region is asked for once per kind, with the points and boxes of `settings.strategy`. Answers are
+        refused that agree too little with the map (see `MapView`) or that swallow far more than the region
+        (see `SamSettings`). Of SAM's three answers `settings.selection` keeps one, or none where all are
+        refused:
 
-        With `settings.cascade` each question is asked three times: as it is, with the mask logits of the
-        first answer, and with those of the second answer and the box around it (arXiv 2510.11028, for
-        points).
+        - "iou*agreement": the highest product of SAM's IoU score and the agreement with the map;
+        - "iou": what SAM itself holds for best; "agreement": what fits the map best; "stability": what
+          changes least with the threshold;
+        - "all": each answer that is not refused, as a mask of its own (ClipSAM and PPSS merge all three).
+
+        The strategy "cascade" asks three times: as it is, with the mask logits of the first answer, and with
+        those of the second answer and the box around it (arXiv 2510.11028, for points). Regions that are tiny
+        at SAM's resolution are asked on a crop (`settings.crop`), and points and boxes follow visible
+        borders (`settings.edges`). Without them points and boxes go to SAM as they are.
         """
         settings = settings or SamSettings()
         _check(pixels, coarse, settings)
         if not prompts:
             return ()
-        photo = self._embed(pixels)
-        view = MapView(coarse, prompts, photo.frame, self.device)
-        masks = []
-        for kind in settings.kinds:
-            for batch in _batches(prompts, kind, settings.batch):
-                masks += self._answers(photo, view, prompts, batch, kind, settings)
+        asked = strategy_prompts(coarse, prompts, settings)
+        if settings.edges > 0:
+            asked = snap(asked, pixels, settings.edges)
+        masks: list[SoftMask] = []
+        for look in looks(asked, coarse.shape, self._mask_side, settings):
+            masks += self._masks(pixels, coarse, asked, look, settings)
         return tuple(sorted(masks, key=lambda mask: (mask.region, settings.kinds.index(mask.kind))))
+
+    @property
+    def _mask_side(self) -> int:
+        """Cells of a mask along a side: four per cell of the image features, in every family."""
+        prompts = self.model.config.prompt_encoder_config
+        side = prompts.image_size
+        return 4 * ((side if isinstance(side, int) else max(side)) // prompts.patch_size)
+
+    def _masks(
+        self,
+        pixels: NDArray[np.uint8],
+        coarse: NDArray[np.float32],
+        prompts: Sequence[RegionPrompt],
+        look: Look,
+        settings: SamSettings,
+    ) -> Iterator[SoftMask]:
+        """What SAM answers when it is shown one window of the photo."""
+        x0, y0, x1, y1 = look.window
+        local = [moved(prompts[region], look.window) for region in look.regions]
+        photo = self._embed(np.ascontiguousarray(pixels[y0:y1, x0:x1]))
+        view = MapView(coarse[y0:y1, x0:x1], local, photo.frame, self.device)
+        for kind in settings.kinds:
+            for batch in _batches(local, kind, settings.batch):
+                for mask in self._answers(photo, view, local, batch, kind, settings):
+                    region, (left, top, right, bottom) = look.regions[mask.region], mask.window
+                    yield replace(
+                        mask,
+                        region=region,
+                        prompt=prompts[region],
+                        window=(left + x0, top + y0, right + x0, bottom + y0),
+                        frame=replace(mask.frame, origin=(y0, x0)),
+                    )
 
     def _embed(self, pixels: NDArray[np.uint8]) -> _Embedded:
         images = self._processor.image_processor(
@@ -155,13 +195,17 @@ class SamRefiner:
         question = self._question(photo.frame, asked, kind)
         logits, ious = self._decode(photo, question)
         verdict = view.judge(batch, logits, ious, settings)
-        for last in (False, True) if settings.cascade else ():
+        for last in (False, True) if settings.strategy == "cascade" else ():
             answer = _pick(logits, verdict.best)[:, None]
             question = replace(question, masks=answer)
             if last:
                 boxes = _boxes_around(answer, photo.frame, otherwise=self._boxes(photo.frame, asked))
                 question = replace(question, boxes=boxes)
             logits, ious = self._decode(photo, question)
+            verdict = view.judge(batch, logits, ious, settings)
+        if settings.selection == "all":  # each answer is judged alone
+            batch = [region for region in batch for _ in range(logits.shape[1])]
+            logits, ious = logits.flatten(0, 1)[:, None], ious.flatten()[:, None]
             verdict = view.judge(batch, logits, ious, settings)
         chosen = _pick(logits, verdict.best).cpu().numpy()
         return [
@@ -223,8 +267,15 @@ def _check(pixels: NDArray[np.uint8], coarse: NDArray[np.float32], settings: Sam
     unknown = [kind for kind in settings.kinds if kind not in KINDS]
     if unknown or not settings.kinds:
         raise UsageError(f"SAM is asked by some of: {', '.join(KINDS)}; found {', '.join(unknown) or 'none'}")
-    if settings.batch < 1:
-        raise UsageError(f"the batch of SAM's prompts must be at least 1, found {settings.batch}")
+    for name, known in (("strategy", STRATEGIES), ("selection", SELECTIONS)):
+        if (found := getattr(settings, name)) not in known:
+            raise UsageError(f"SAM's {name} must be one of: {', '.join(known)}; found {found!r}")
+    for name in ("batch", "patch_grid", "max_points"):
+        if (number := getattr(settings, name)) < 1:
+            raise UsageError(f"{name} of SAM's settings must be at least 1, found {number}")
+    for name, limit in (("edges", 1.0), ("patch_margin", 0.5)):
+        if not 0 <= (share := getattr(settings, name)) < limit:
+            raise UsageError(f"{name} of SAM's settings must lie in [0, {limit:g}), found {share}")
     if pixels.dtype != np.uint8 or pixels.shape != (*coarse.shape, 3):
         found = f"{pixels.dtype} {list(pixels.shape)} with a map {list(coarse.shape)}"
         raise UsageError(f"expected pixels uint8 [H, W, 3] and a map [H, W] of the same photo, found {found}")

@@ -212,8 +212,8 @@ def _loaded(recipe: SegmenterRecipe) -> AnomalySegmenter:
 def _segmenter_runner(segmenter: Any) -> Callable[[Pixels], Scored]:
     from clipsam.fusion import image_score
 
-    refined = getattr(segmenter, "sam", None) is not None
     settings = segmenter.preset.fusion
+    refined = getattr(segmenter, "sam", None) is not None or settings.edge_weight > 0
 
     def run(pixels: Pixels) -> Scored:
         result = segmenter.segment(pixels)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from clipsam import __version__
 from clipsam.clip import ClipEncoder
+from clipsam.edges import sharpen
 from clipsam.errors import UsageError
 from clipsam.fusion import find_regions, fuse, image_score
 from clipsam.heatmap import CoarseMap, coarse_map, text_targets
@@ -118,7 +119,8 @@ class AnomalySegmenter:
             refine = self.sam.refine if self.sam and prompts else None
             masks = refine(photo.pixels, prompts, coarse.anomaly, self.preset.sam_settings) if refine else ()
         with clock.stage("fusion"):
-            anomaly_map = fuse(coarse.anomaly, masks, self.preset.fusion)
+            sharp = sharpen(coarse.anomaly, photo.pixels, self.preset.fusion)
+            anomaly_map = fuse(sharp, masks, self.preset.fusion)
             threshold = self.preset.pixel_threshold
             mask, regions = find_regions(
                 anomaly_map, coarse.types, coarse.defects, threshold, self.preset.fusion

@@ -87,12 +87,22 @@ class RegionSettings:
     work_size: int = 256  # regions are looked for on a map of at most this many pixels a side
 
 
+STRATEGIES = ("ring", "mmr", "patch-grid", "cascade")
+SELECTIONS = ("iou*agreement", "iou", "agreement", "stability", "all")
+
+
 @dataclass(frozen=True)
 class SamSettings:
-    """How SAM's masks are asked for and chosen (see `clipsam/sam.py`)."""
+    """How SAM's masks are asked for and chosen (see `clipsam/strategies.py` and `clipsam/sam.py`)."""
 
+    strategy: str = "ring"  # one of `STRATEGIES`: which points and boxes, and whether answers are fed back
     kinds: tuple[str, ...] = ("points", "box", "box+points")  # each region is asked for once in each way
-    cascade: bool = False  # feed each answer back twice: + its mask logits, then + the box of that mask
+    selection: str = "iou*agreement"  # one of `SELECTIONS`: which of SAM's three answers is kept, or all
+    crop: int = 0  # regions below this many cells of SAM's mask are asked on a zoomed crop; 0: never
+    edges: float = 0.0  # points and boxes move this far to visible borders, a fraction of the diagonal
+    patch_grid: int = 37  # "patch-grid": patches along the longer side
+    patch_margin: float = 0.1  # "patch-grid": patches this far from 0.5 become points
+    max_points: int = 16  # "patch-grid": at most so many positive and so many negative points per region
     batch: int = 32  # prompts per decoder pass
     min_agreement: float = 0.3  # masks that agree less with the map are refused, in [0, 1]
     min_iou: float = 0.0  # masks that SAM itself scores lower are refused, in [0, 1]
@@ -105,6 +115,11 @@ class FusionSettings:
 
     merge: str = "lift"  # "lift", "redraw" or "blend": what a mask does to the map
     weight: float = 0.5  # SAM's share, in [0, 1]; 0 leaves the map as it is
+    weighting: str = (
+        "fixed"  # or "agreement": each region's weight is times what its masks agree with the map
+    )
+    edge_weight: float = 0.0  # logits that the map gains per unit of the photo's own contrast; 0: none
+    edge_scale: float = 0.05  # the neighbourhood of that contrast: a sigma, as a fraction of the longer side
     confidence: str = "iou*agreement"  # or "iou", "softmax": how much each mask counts
     normalisation: str = "region"  # or "photo", "peak": what the confidences are divided by
     score: str = "max"  # or "top": the image score is the highest map value, or the mean of the highest ones;

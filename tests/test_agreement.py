@@ -49,6 +49,22 @@ def test_sams_score_decides_between_equal_masks(view: MapView) -> None:
     assert judge(view, [mask, mask, mask], [0.7, 0.9, 0.8]).best.tolist() == [1]
 
 
+def test_each_selection_ranks_by_its_own_rule(view: MapView) -> None:
+    fits, sure, firm = ball(60, 70, 12), ball(62, 80, 17) / 10, ball(56, 64, 20)
+    sure[sure > 0] = 1.5
+    answers, ious = [fits / 16, sure, firm], [0.6, 0.95, 0.7]
+    best = {
+        selection: judge(view, answers, ious, SamSettings(selection=selection, min_agreement=0.0)).best.item()
+        for selection in ("iou", "agreement", "stability", "iou*agreement", "all")
+    }
+    agreement = [judge(view, [answer] * 3, [1.0] * 3).agreement.item() for answer in answers]
+    product = [iou * agreed for iou, agreed in zip(ious, agreement, strict=True)]
+    assert best["iou"] == best["all"] == 1
+    assert best["stability"] == 2  # only its edge is steep enough for both levels
+    assert best["agreement"] == int(np.argmax(agreement))
+    assert best["iou*agreement"] == int(np.argmax(product))
+
+
 def test_a_mask_that_swallows_the_object_is_refused_however_sure_sam_is(view: MapView) -> None:
     whole = np.full((100, 100), 8.0)
     loose = SamSettings(min_agreement=0.0)

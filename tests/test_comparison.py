@@ -14,6 +14,7 @@ from clipsam.errors import UsageError
 from clipsam.evaluate import evaluate
 from clipsam.presets import NANO
 from clipsam.scoring import SegmenterRecipe
+from clipsam.settings import SELECTIONS, STRATEGIES
 
 
 def test_each_variation_changes_one_part() -> None:
@@ -26,6 +27,14 @@ def test_each_variation_changes_one_part() -> None:
     assert found["sam=none"].sam is False
     assert found["sam=box+points"].preset.sam_settings.kinds == ("box+points",)
     assert found["sam=points,box,box+points"].preset.sam_settings.kinds == ("points", "box", "box+points")
+    for strategy in STRATEGIES:
+        assert found[f"strategy={strategy}"].preset.sam_settings.strategy == strategy
+    for selection in SELECTIONS:
+        assert found[f"selection={selection}"].preset.sam_settings.selection == selection
+    assert found["crop=16"].preset.sam_settings.crop == 16
+    assert found["edges=0.02"].preset.sam_settings.edges == 0.02
+    assert found["weighting=agreement"].preset.fusion.weighting == "agreement"
+    assert found["edge-weight=0.2"].preset.fusion.edge_weight == 0.2
     assert found["fusion=0.25"].preset.fusion.weight == 0.25
     assert found["fusion=0.25"].preset.heatmap == NANO.heatmap
 
@@ -37,6 +46,8 @@ def test_own_values() -> None:
         ablations(SegmenterRecipe("nano"), ["colour"])
     with pytest.raises(UsageError, match="expected numbers"):
         ablations(SegmenterRecipe("nano"), ["fusion=much"])
+    with pytest.raises(UsageError, match="crop=wide': expected whole numbers, such as crop=8;16"):
+        ablations(SegmenterRecipe("nano"), ["crop=wide"])
 
 
 def test_drops_stand_beside_the_base(tmp_path: Path) -> None:

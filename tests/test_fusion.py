@@ -142,6 +142,33 @@ def test_confidences_weigh_the_masks_of_a_region(
     assert at == pytest.approx(weights, abs=1e-4)
 
 
+@pytest.mark.parametrize("merge", ["lift", "redraw", "blend"])
+def test_a_region_weighs_what_its_masks_agree_with_the_map(
+    coarse: NDArray[np.float32], masks: list[SoftMask], merge: str
+) -> None:
+    settings = FusionSettings(merge=merge, weight=0.8, weighting="agreement")
+    agreed = [replace(mask, agreement=0.5) for mask in masks]
+    expected = fuse(coarse, masks, replace(settings, weighting="fixed", weight=0.4))
+    if merge == "blend":  # what is not given to the masks is not given to the map
+        expected = expected - 0.4 * coarse
+    np.testing.assert_allclose(fuse(coarse, agreed, settings), expected, atol=1e-5)
+    fixed = fuse(coarse, agreed, replace(settings, weighting="fixed"))
+    np.testing.assert_allclose(fixed, fuse(coarse, masks, replace(settings, weighting="fixed")), atol=1e-5)
+    doubted = fuse(coarse, [replace(mask, agreement=1e-6) for mask in masks], settings)
+    nothing = coarse if merge != "blend" else 0.2 * coarse
+    np.testing.assert_allclose(doubted, nothing, atol=1e-4)
+
+
+def test_the_agreement_of_a_region_is_the_mean_over_its_masks(
+    coarse: NDArray[np.float32], prompts: tuple[RegionPrompt, ...]
+) -> None:
+    full = np.zeros(coarse.shape)
+    full[20:40, 15:35] = 1
+    masks = [mask_of(full, prompts[0], 0, iou=0.9, agreement=1.0), mask_of(full, prompts[0], 0, 0.3, 0.2)]
+    settings = FusionSettings(merge="blend", weight=1.0, confidence="iou", weighting="agreement")
+    assert fuse(coarse, masks, settings)[30, 25] == pytest.approx((0.9 * 1 + 0.3 * 0.2) / 1.2, abs=1e-4)
+
+
 def test_normalisation_per_region_per_photo_and_by_the_peak(
     coarse: NDArray[np.float32], prompts: tuple[RegionPrompt, ...]
 ) -> None:
@@ -201,7 +228,17 @@ def test_nothing_above_the_threshold_gives_an_empty_mask() -> None:
     assert not mask.any()
 
 
-@pytest.mark.parametrize("wrong", [{"merge": "add"}, {"confidence": "x"}, {"weight": 1.5}, {"score": "mean"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"merge": "add"},
+        {"confidence": "x"},
+        {"weight": 1.5},
+        {"score": "mean"},
+        {"weighting": "x"},
+        {"edge_weight": -1.0},
+    ],
+)
 def test_unknown_settings_are_refused_with_the_known_ones(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         fuse(np.zeros((2, 2), np.float32), [], FusionSettings(**wrong))

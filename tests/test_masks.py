@@ -40,3 +40,13 @@ def test_weights_average_to_one() -> None:
     frame = MaskFrame((50, 71), (24, 24), (68, 96), (96, 96))
     for axis, size in enumerate(frame.photo):
         np.testing.assert_allclose(frame.weights(axis, np.arange(size)).sum(axis=1), 1, atol=1e-6)
+
+
+def test_a_crop_is_read_at_photo_positions() -> None:
+    logits = np.random.default_rng(0).normal(size=(24, 24)).astype(np.float32)
+    crop = MaskFrame((40, 60), (24, 24), (40, 60), None)
+    placed = MaskFrame((40, 60), (24, 24), (40, 60), None, origin=(100, 7))
+    rows, columns = np.arange(5, 30), np.arange(10, 44)
+    here = crop.weights(0, rows) @ logits @ crop.weights(1, columns).T
+    there = placed.weights(0, rows + 100) @ logits @ placed.weights(1, columns + 7).T
+    np.testing.assert_array_equal(here, there)

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from tiny_sam import FAMILIES, plain_answers, shake, tiny, tiny_refiner, tiny_sam
 from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
 
+from clipsam.edges import snap
 from clipsam.errors import UsageError, WeightsError
+from clipsam.fusion import fuse
 from clipsam.regions import RegionPrompt, region_prompts
 from clipsam.sam import KINDS, SamRefiner, SoftMask
-from clipsam.settings import RegionSettings, SamSettings
+from clipsam.settings import SELECTIONS, STRATEGIES, RegionSettings, SamSettings
+from clipsam.strategies import looks, strategy_prompts
 
 ALL = SamSettings(min_agreement=0.0, swallow=1e9)  # refuse nothing
 SHAPES = [(90, 140), (141, 77), (64, 64), (333, 501), (31, 200), (57, 33)]
@@ -103,7 +106,7 @@ def test_the_cascade_is_three_plain_calls_that_feed_each_other(family: str) -> N
     refiner = tiny_refiner(family)
     model, processor = tiny(family)
     pixels, coarse, prompts = scene((90, 140))
-    settings = replace(ALL, kinds=("points",), cascade=True)
+    settings = replace(ALL, kinds=("points",), strategy="cascade")
     masks = refiner.refine(pixels, prompts, coarse, settings)
     assert [mask.kind for mask in masks] == ["points", "points"]
     for mask, prompt in zip(masks, prompts, strict=True):
@@ -135,12 +138,12 @@ def test_the_cascade_is_three_plain_calls_that_feed_each_other(family: str) -> N
         assert np.median(errors) > 1e-3
 
 
-@pytest.mark.parametrize("cascade", [False, True])
-def test_batches_change_nothing_but_their_size(cascade: bool) -> None:
+@pytest.mark.parametrize("strategy", ["ring", "cascade"])
+def test_batches_change_nothing_but_their_size(strategy: str) -> None:
     pixels, coarse, prompts = scene((90, 140))
     many = (*prompts, replace(prompts[0], negatives=prompts[0].negatives[:2]), *prompts)
-    whole = tiny_refiner().refine(pixels, many, coarse, replace(ALL, cascade=cascade))
-    pieces = tiny_refiner().refine(pixels, many, coarse, replace(ALL, cascade=cascade, batch=1))
+    whole = tiny_refiner().refine(pixels, many, coarse, replace(ALL, strategy=strategy))
+    pieces = tiny_refiner().refine(pixels, many, coarse, replace(ALL, strategy=strategy, batch=1))
     assert len(whole) == len(pieces) == 15
     for one, other in zip(whole, pieces, strict=True):
         assert (one.region, one.kind) == (other.region, other.kind)
@@ -156,7 +159,7 @@ def test_the_photo_is_embedded_once_and_not_at_all_without_prompts(monkeypatch: 
     pixels, coarse, prompts = scene((90, 140))
     assert refiner.refine(pixels, (), coarse) == ()
     assert calls == []
-    refiner.refine(pixels, prompts, coarse, replace(ALL, batch=1, cascade=True))
+    refiner.refine(pixels, prompts, coarse, replace(ALL, batch=1, strategy="cascade"))
     assert calls == [(1, 3, 64, 64)]
 
 
@@ -194,11 +197,102 @@ def test_default_settings_refuse_the_masks_of_random_weights(family: str) -> Non
     assert tiny_refiner(family).refine(pixels, prompts, coarse) == ()
 
 
+def every_answer(prompt: RegionPrompt, kind: str, pixels: NDArray[np.uint8]) -> Any:
+    """SAM's three answers [3, H, W], their scores and their logits' stability, by transformers alone."""
+    answers, ious = plain_answers(*tiny_sam(), pixels, *asked(prompt, kind))
+    return answers, ious
+
+
+def nearest(mask: SoftMask, answers: NDArray[np.float32]) -> int:
+    x0, y0, x1, y1 = mask.window
+    errors = [np.abs(answer[y0:y1, x0:x1] - mask.probability).max() for answer in answers]
+    assert min(errors) < 1e-4
+    return int(np.argmin(errors))
+
+
+def test_each_strategy_asks_its_own_points() -> None:
+    pixels, coarse, prompts = scene((90, 140))
+    points = replace(ALL, kinds=("points",))
+    masks = {
+        strategy: tiny_refiner().refine(pixels, prompts, coarse, replace(points, strategy=strategy))[0]
+        for strategy in STRATEGIES
+    }
+    images = {strategy: on_photo(mask, coarse.shape) for strategy, mask in masks.items()}
+    for one in STRATEGIES:
+        for other in STRATEGIES:
+            assert one == other or np.abs(images[one] - images[other]).max() > 1e-3
+    for strategy in ("ring", "mmr", "patch-grid"):
+        prompt = strategy_prompts(coarse, prompts, replace(points, strategy=strategy))[0]
+        nearest(masks[strategy], every_answer(prompt, "points", pixels)[0])
+
+
+def test_each_selection_keeps_its_own_answer() -> None:
+    pixels, coarse, prompts = scene((90, 140))
+    chosen: dict[str, list[int]] = {}
+    for selection in SELECTIONS:
+        settings = replace(ALL, selection=selection, min_agreement=0.0)
+        for mask in tiny_refiner().refine(pixels, prompts, coarse, settings):
+            answers, ious = every_answer(prompts[mask.region], mask.kind, pixels)
+            which = nearest(mask, answers)
+            assert mask.iou == pytest.approx(np.clip(ious[which], 0, 1), abs=1e-5)
+            chosen.setdefault(selection, []).append(which)
+            if selection == "iou":
+                assert which == np.clip(ious, 0, 1).argmax()
+    assert chosen["all"] == [0, 1, 2] * 6
+    assert len({tuple(found) for found in chosen.values()}) >= 3
+
+
+def test_a_tiny_region_is_asked_on_a_crop_as_if_the_crop_were_the_photo() -> None:
+    pixels, coarse, prompts = scene((333, 501))
+    settings = replace(ALL, kinds=("box",))
+    cell = 501 / 32
+    sides = [max(box[2] - box[0], box[3] - box[1]) for box in (prompt.box_xyxy for prompt in prompts)]
+    crop = int(max(sides) / cell) + 1
+    whole = tiny_refiner().refine(pixels, prompts, coarse, settings)
+    masks = tiny_refiner().refine(pixels, prompts, coarse, replace(settings, crop=crop))
+    assert [mask.region for mask in masks] == [0, 1]
+    for mask, before, prompt, look in zip(
+        masks, whole, prompts, looks(prompts, coarse.shape, 32, SamSettings(crop=crop)), strict=True
+    ):
+        x0, y0, x1, y1 = look.window
+        assert (mask.frame.photo, mask.frame.origin) == ((y1 - y0, x1 - x0), (y0, x0))
+        left, top, right, bottom = prompt.box_xyxy
+        box = [left - x0, top - y0, right - x0, bottom - y0]
+        answers, _ = plain_answers(*tiny_sam(), pixels[y0:y1, x0:x1], None, None, box)
+        a, b, c, d = mask.window
+        errors = [
+            np.abs(answer[b - y0 : d - y0, a - x0 : c - x0] - mask.probability).max() for answer in answers
+        ]
+        assert min(errors) < 1e-4
+        assert mask.prompt is prompt
+        assert np.abs(on_photo(mask, coarse.shape) - on_photo(before, coarse.shape)).max() > 0.01
+        assert fuse(coarse, [mask]).shape == coarse.shape
+
+
+def test_the_edge_cue_moves_what_is_asked() -> None:
+    pixels, coarse, prompts = scene((90, 140))
+    settings = replace(ALL, kinds=("box",), edges=0.05)
+    (mask, _) = tiny_refiner().refine(pixels, prompts, coarse, settings)
+    (moved, _) = snap(prompts, pixels, 0.05)
+    assert moved.box_xyxy != prompts[0].box_xyxy
+    assert mask.prompt.box_xyxy == moved.box_xyxy
+    nearest(mask, every_answer(moved, "box", pixels)[0])
+
+
 def test_user_errors() -> None:
     pixels, coarse, prompts = scene((90, 140))
     refiner = tiny_refiner()
     with pytest.raises(UsageError, match="points, box, box\\+points; found circle"):
         refiner.refine(pixels, prompts, coarse, SamSettings(kinds=("circle",)))
+    for wrong in (
+        {"strategy": "x"},
+        {"selection": "x"},
+        {"edges": 1.5},
+        {"patch_margin": 0.5},
+        {"max_points": 0},
+    ):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            refiner.refine(pixels, prompts, coarse, SamSettings(**wrong))
     with pytest.raises(UsageError, match="at least 1"):
         refiner.refine(pixels, prompts, coarse, SamSettings(batch=0))
     with pytest.raises(UsageError, match="same photo"):

@@ -13,11 +13,12 @@ from tiny_clip import save_tiny_clip, tiny_encoder
 from tiny_sam import tiny_refiner, tiny_sam
 
 import clipsam
+from clipsam.edges import sharpen
 from clipsam.errors import PhotoError, UsageError
 from clipsam.presets import ClipSpec, Preset, SamSpec
 from clipsam.prompts import load_prompts
 from clipsam.segmenter import AnomalySegmenter
-from clipsam.settings import HeatmapSettings, RegionSettings, SamSettings
+from clipsam.settings import FusionSettings, HeatmapSettings, RegionSettings, SamSettings
 
 HEIGHT, WIDTH = 60, 90
 BUSY = RegionSettings(low=0.4, high=0.5, max_area=1.0)
@@ -79,6 +80,19 @@ def test_result_has_the_size_of_the_photo_and_the_promised_ranges(encoder, photo
     assert result.is_defective is None
     assert set(result.timings) == STAGES
     assert all(seconds >= 0 for seconds in result.timings.values())
+
+
+def test_the_contrast_of_the_photo_sharpens_the_map_with_and_without_sam(encoder, photo):
+    fusion = FusionSettings(edge_weight=0.4)
+    for sam in (None, tiny_refiner()):
+        segmenter = segmenter_of(encoder, sam, fusion=fusion)
+        result = segmenter.segment(photo)
+        plain = segmenter_of(encoder, sam).segment(photo)
+        np.testing.assert_array_equal(result.coarse_map, plain.coarse_map)
+        assert np.abs(result.anomaly_map - plain.anomaly_map).max() > 0.05
+        assert segmenter.manifest()["fusion"]["edge_weight"] == 0.4
+        if sam is None:
+            np.testing.assert_array_equal(result.anomaly_map, sharpen(result.coarse_map, photo, fusion))
 
 
 def test_mask_is_the_map_at_the_threshold_and_holds_the_regions(encoder, photo):

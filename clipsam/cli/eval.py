@@ -69,7 +69,8 @@ def evaluate_command(
     ablate: list[str] = typer.Option(
         [],
         metavar="AXIS[=A;B]",
-        help="Also with one part changed at a time: prompts, attention, sam, fusion; may be repeated.",
+        help="Also with one part changed at a time: prompts, attention, sam, strategy, selection, crop, "
+        "edges, fusion, weighting, edge-weight; may be repeated.",
     ),
     leave_out_faulty: bool = typer.Option(
         False, "--leave-out-faulty", help="Score without the photos whose files have faults."

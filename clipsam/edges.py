@@ -1,0 +1,147 @@
+"""Edges: what the photo itself shows of borders and contrast, as a cue beside CLIP's map.
+
+Input: a photo, uint8 [H, W, 3], with its coarse map or the prompts made from it. Output: a map that follows
+what is visible, or prompts moved to visible borders. Knows nothing of CLIP, of SAM or of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from scipy.special import expit, logit
+
+from clipsam.regions import RegionPrompt
+from clipsam.settings import FusionSettings
+
+_WORK = 640  # contrast is computed on a photo of at most this many pixels a side
+_FINE = 0.002  # sigma of the smoothing that takes out noise, as a fraction of the longer side
+_VISIBLE = 0.02  # contrasts of less than 5 grey levels are noise, however flat the rest of the photo is
+_MOST = 4.0  # times the photo's own contrast: beyond, more says nothing more
+_STANDS_OUT = 1.5  # times the mean along its way: a border that a box may move to
+
+
+def contrast(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.float32]:
+    """How much each pixel differs from its surroundings, float32 [H, W] in [0, 4].
+
+    The colour distance between the slightly smoothed photo and its mean over a neighbourhood of `scale`, a
+    sigma as a fraction of the longer side, in units of the photo's own root mean square of it: 1 is what the
+    photo shows everywhere, 4 what is rare in it.
+    """
+    small = _shrunk(pixels)
+    side = max(small.shape)
+    fine = ndimage.gaussian_filter(small, (_FINE * side, _FINE * side, 0))
+    wide = small
+    for _ in range(3):  # three boxes are a Gaussian whose cost does not grow with its width
+        wide = ndimage.uniform_filter(wide, (box := max(1, round(2 * scale * side)), box, 1))
+    distance = np.sqrt(((fine - wide) ** 2).sum(axis=-1))
+    usual = max(float(np.sqrt((distance**2).mean())), _VISIBLE)
+    return _resized(np.minimum(distance / usual, _MOST), pixels.shape)
+
+
+def sharpen(
+    coarse: NDArray[np.float32], pixels: NDArray[np.uint8], settings: FusionSettings
+) -> NDArray[np.float32]:
+    """The coarse map [H, W] in [0, 1], raised where the photo stands out from its surroundings.
+
+    CLIP's patches are wider than most defects: among the pixels of a patch, those that differ from what is
+    around them are the more likely ones. To the logit of the map `settings.edge_weight` * (contrast - 1) is
+    added; at weight 0 the map stands.
+    """
+    if settings.edge_weight == 0:
+        return coarse
+    logits = logit(np.clip(coarse, 1e-6, 1 - 1e-6))
+    shift = settings.edge_weight * (contrast(pixels, settings.edge_scale) - 1)
+    return expit(logits + shift).astype(np.float32)
+
+
+def snap(
+    prompts: Sequence[RegionPrompt], pixels: NDArray[np.uint8], reach: float
+) -> tuple[RegionPrompt, ...]:
+    """Prompts that follow visible borders, each point and side moved by at most `reach` of the diagonal.
+
+    A positive point goes to the pixel of its region that stands out most, a negative one to the pixel
+    beside the region that stands out least; a side of the box goes to the strongest border along it, where
+    one stands out, and never past a positive point.
+    """
+    distance = max(1, round(reach * float(np.hypot(*pixels.shape[:2]))))
+    grey = pixels.mean(axis=-1, dtype=np.float32)
+    steps = np.abs(np.diff(grey, axis=1)), np.abs(np.diff(grey, axis=0))
+    standing = contrast(pixels, max(2 * reach, 0.02))
+    return tuple(_snapped(prompt, standing, steps, distance) for prompt in prompts)
+
+
+def _snapped(
+    prompt: RegionPrompt,
+    standing: NDArray[np.float32],
+    steps: tuple[NDArray[np.float32], NDArray[np.float32]],
+    distance: int,
+) -> RegionPrompt:
+    inside = np.zeros(standing.shape, dtype=bool)
+    (x, y), (height, width) = prompt.offset, prompt.component.shape
+    inside[y : y + height, x : x + width] = prompt.component
+    positives = _best_near(prompt.positives, np.where(inside, standing, -np.inf), distance)
+    negatives = _best_near(prompt.negatives, np.where(inside, -np.inf, -standing), distance)
+    left, top, right, bottom = prompt.box_xyxy
+    (first_x, first_y), (last_x, last_y) = positives.min(axis=0), positives.max(axis=0) + 1
+    rows = slice(int(top), max(int(top) + 1, int(np.ceil(bottom))))
+    columns = slice(int(left), max(int(left) + 1, int(np.ceil(right))))
+    across, down = steps[0][rows].mean(axis=0), steps[1][:, columns].mean(axis=1)
+    box = (
+        _side(across, left, distance, (0, first_x)),
+        _side(down, top, distance, (0, first_y)),
+        _side(across, right, distance, (last_x, standing.shape[1])),
+        _side(down, bottom, distance, (last_y, standing.shape[0])),
+    )
+    return replace(prompt, box_xyxy=box, positives=positives, negatives=negatives)
+
+
+def _best_near(
+    points: NDArray[np.float32], values: NDArray[np.floating], distance: int
+) -> NDArray[np.float32]:
+    """Each point [n, 2] xy at the pixel of the highest of `values` within a disc around it."""
+    best = points.copy()
+    for point in best:
+        x, y = int(point[0]), int(point[1])
+        left, top = max(0, x - distance), max(0, y - distance)
+        near = values[top : y + distance + 1, left : x + distance + 1]
+        ys, xs = np.ogrid[top : top + near.shape[0], left : left + near.shape[1]]
+        near = np.where((ys - y) ** 2 + (xs - x) ** 2 <= distance**2, near, -np.inf)
+        if near.max() > -np.inf:
+            row, column = np.unravel_index(int(near.argmax()), near.shape)
+            point[:] = left + column, top + row
+    return best
+
+
+def _side(profile: NDArray[np.float32], place: float, distance: int, limits: tuple[float, float]) -> float:
+    """The side of a box at `place`, moved to the strongest step of `profile` within reach and limits.
+
+    Step i of the profile lies between the pixels i and i + 1, at the edge i + 1.
+    """
+    first = max(int(place) - distance, int(np.ceil(limits[0])), 1)
+    last = min(int(place) + distance, int(limits[1]), len(profile))
+    way = profile[first - 1 : last]
+    if len(way) < 2 or way.max() <= _STANDS_OUT * way.mean():
+        return place
+    return float(first + int(way.argmax()))
+
+
+def _shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The photo in [0, 1], at most `_WORK` pixels a side."""
+    height, width = pixels.shape[:2]
+    scale = _WORK / max(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    return pixels.astype(np.float32) / np.float32(255)
+
+
+def _resized(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if values.shape == shape[:2]:
+        return values.astype(np.float32)
+    size = (shape[1], shape[0])
+    return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
