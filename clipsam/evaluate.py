@@ -31,6 +31,7 @@ from clipsam.scoring import CategoryScores, Method, ScoringOptions, describe_met
 FORMAT = "clipsam-eval-1"
 FIGURES = (
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pro", "pixel_ap", "pixel_f1_max", "pro_005",
+    "aupimo",
 )  # fmt: skip
 _ELSEWHERE = ("dataset", "scoring", "curves")  # in a category's file, but not in its part of metrics.json
 OnPhoto = Callable[[str, int], None]

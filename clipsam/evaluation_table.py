@@ -33,6 +33,7 @@ HEADS = {
     "pixel_ap": "AP",
     "pixel_f1_max": "F1max",
     "pro_005": "PRO@.05",
+    "aupimo": "AUPIMO",
 }
 _PUBLISHED_HEADS = ("image_auroc", "pixel_auroc", "pixel_f1_max", "pixel_ap", "pro")
 

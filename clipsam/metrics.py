@@ -1,4 +1,4 @@
-"""PixelMetrics: AUROC, PRO, AP and F1-max of anomaly maps, streamed photo by photo in constant memory.
+"""PixelMetrics: AUROC, PRO, AP, F1-max and AUPIMO of anomaly maps, streamed photo by photo.
 
 Input: one anomaly map and one truth mask at a time, at the same resolution. Output: a dict of figures in
 [0, 1]. Two halves of a data set add up with `+` to the very bits of the whole. Needs numpy and scipy only;
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from clipsam.errors import UsageError
+from clipsam.metrics_aupimo import LIMITS, Scores, photo_overlaps, recall_sample
 from clipsam.metrics_curves import (
     Floats,
     area_under_roc,
@@ -56,7 +57,8 @@ class PixelMetrics:
         pro_limit: the FPR up to which PRO is integrated.
 
     Pool the photos of one category, then average categories; never average figures of single photos.
-    Memory is about 8 MB, plus 16 bytes per photo for the image scores.
+    Memory is about 10 MB, plus per photo 16 bytes for the image score and, of a defective one, at most 16 KB
+    for AUPIMO.
     """
 
     def __init__(self, range: tuple[float, float] = (0.0, 1.0), *, pro_limit: float = 0.3) -> None:
@@ -73,6 +75,7 @@ class PixelMetrics:
         self._histogram = AdaptiveHistogram()
         self._scores: list[float] = []
         self._labels: list[bool] = []
+        self._defects: list[Scores] = []
 
     @property
     def photos(self) -> int:
@@ -101,7 +104,10 @@ class PixelMetrics:
         pixels, weights, regions = _region_weights(mask)
         if self.regions + regions > _MAX_REGIONS:
             raise UsageError(f"more than {_MAX_REGIONS} defect regions; are the masks noise?")
-        self._histogram.add(self._unit(scores).ravel(), pixels, weights)
+        unit = self._unit(scores).ravel()
+        self._histogram.add(unit, pixels, weights)
+        if pixels.size:
+            self._defects.append(recall_sample(unit[pixels]))
         self.regions += regions
         self._scores.append(score)
         self._labels.append(pixels.size > 0)
@@ -127,17 +133,18 @@ class PixelMetrics:
         total.regions += other.regions
         total._scores += other._scores
         total._labels += other._labels
+        total._defects += other._defects
         return total
 
     def compute(self) -> dict[str, Any]:
         """All figures as floats in [0, 1]; NaN where undefined (no defect seen, or nothing but defects).
 
         `pixel_auroc`, `pro` (at `pro_limit`), `pixel_ap`, `pixel_f1_max`, `image_auroc`, `image_ap`,
-        `image_f1_max` as defined in `metrics_curves.py`; `pro_005` is PRO at an FPR of 0.05; `pixel_iou`
-        and `pixel_dice` are of the pooled pixels at `pixel_threshold`, where `map >= pixel_threshold`
-        reaches F1-max (dice is then F1-max itself); `image_threshold` likewise. `bounds` says for each
-        pixel figure by how much binning could at most have moved it (0.0: exact). Counts: `photos`,
-        `defective`, `regions`.
+        `image_f1_max` as defined in `metrics_curves.py`; `pro_005` is PRO at an FPR of 0.05; `aupimo` is
+        the mean of `photo_overlaps()`; `pixel_iou` and `pixel_dice` are of the pooled pixels at
+        `pixel_threshold`, where `map >= pixel_threshold` reaches F1-max (dice is then F1-max itself);
+        `image_threshold` likewise. `bounds` says for each pixel figure by how much binning could at most
+        have moved it (0.0: exact). Counts: `photos`, `defective`, `regions`.
         """
         bins = self._histogram.bins()
         pixel = {
@@ -147,10 +154,12 @@ class PixelMetrics:
             "pro_005": per_region_overlap(bins, 0.05),
         }
         f1 = best_f1(bins)
+        overlaps, overlap_bound = photo_overlaps(bins, self._defects)
         labels = np.array(self._labels, bool)
         images = exact_bins(np.array(self._scores, np.float64), labels)
         image_f1 = best_f1(images)
-        bounds = {name: figure.bound for name, figure in pixel.items()} | {"pixel_f1_max": f1.bound}
+        bounds = {name: figure.bound for name, figure in pixel.items()}
+        bounds |= {"pixel_f1_max": f1.bound, "aupimo": overlap_bound}
         low, high = self.range
         return {
             "pixel_auroc": pixel["pixel_auroc"].value,
@@ -161,6 +170,8 @@ class PixelMetrics:
             "image_ap": average_precision(images).value,
             "image_f1_max": image_f1.value,
             "pro_005": pixel["pro_005"].value,
+            # fsum rounds once, so that the order of the photos does not matter.
+            "aupimo": math.fsum(overlaps) / overlaps.size if overlaps.size else math.nan,
             "pixel_threshold": low + f1.threshold * (high - low),
             "pixel_iou": f1.value / (2 - f1.value),
             "pixel_dice": f1.value,
@@ -170,6 +181,14 @@ class PixelMetrics:
             "regions": self.regions,
             "bounds": bounds,
         }
+
+    def photo_overlaps(self, limits: tuple[float, float] = LIMITS) -> Floats:
+        """AUPIMO of each defective photo, float64 [n] in the order of counting, over FPRs between `limits`;
+        NaN without a good photo. Its definition is in `metrics_aupimo.py`."""
+        low, high = limits
+        if not 0 < low < high <= 1:
+            raise UsageError(f"limits are {limits}; expected two false positive rates, 0 < low < high <= 1.")
+        return photo_overlaps(self._histogram.bins(), self._defects, limits)[0]
 
     def curves(self) -> Curves:
         """The pixel ROC, PR and PRO curves, for plotting; NaN-free only when both kinds of pixel were

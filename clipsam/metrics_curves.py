@@ -120,9 +120,11 @@ def overlap_curve(bins: Bins) -> tuple[Floats, Floats]:
 
 
 def exact_bins(scores: Floats, positive: NDArray[np.bool_]) -> Bins:
-    """One bin per distinct score: what the histogram would be with unlimited memory; weights are zero."""
+    """One bin per distinct score: what the histogram would be with unlimited memory. `weights` and `good` are
+    zero."""
     values, index = np.unique(scores, return_inverse=True)
     size = values.size
     hits = np.bincount(index[positive], minlength=size)[::-1]
     everything = np.bincount(index, minlength=size)[::-1]
-    return Bins(values[::-1], np.ones(size, bool), everything - hits, hits, np.zeros(size, np.int64))
+    none = np.zeros(size, np.int64)
+    return Bins(values[::-1], np.ones(size, bool), everything - hits, hits, none, none)

@@ -27,7 +27,7 @@ HALF_KEY = (127 + 63 << 23) - _OFFSET  # 0.5, scaled 2**63
 TOP_KEY = 2 * HALF_KEY  # 1.0
 PAGE_BITS = 7
 PAGE = 1 << PAGE_BITS
-MAX_PAGES = 2048  # 2,048 pages x 128 bins x 3 counts x 8 bytes = 6.3 MB
+MAX_PAGES = 2048  # 2,048 pages x 128 bins x 4 counts x 8 bytes = 8.4 MB
 _CHUNK = 1 << 15  # scores per step: its temporaries, 1 MB, stay in the processor's cache
 
 Ints = NDArray[np.int64]
@@ -35,13 +35,15 @@ Ints = NDArray[np.int64]
 
 class Bins(NamedTuple):
     """Non-empty bins, highest score first. `lower` is the smallest score a bin can hold; `single` says
-    that it can hold no other (its scores are true ties); counts are int64 [n]."""
+    that it can hold no other (its scores are true ties); counts are int64 [n]. `good` counts those of
+    `negatives` that were added without any positive."""
 
     lower: NDArray[np.float64]
     single: NDArray[np.bool_]
     negatives: Ints
     positives: Ints
     weights: Ints
+    good: Ints
 
 
 def score_keys(scores: NDArray[np.float32], keys: NDArray[np.uint32], spare: NDArray[np.uint32]) -> None:
@@ -74,7 +76,8 @@ def key_scores(keys: Ints) -> NDArray[np.float64]:
 
 
 class AdaptiveHistogram:
-    """Three integer counts per bin: all scores, those of positives, and the weights of positives."""
+    """Four integer counts per bin: scores that were added without any positive, all others, the positives
+    among these, and the weights of positives."""
 
     def __init__(self) -> None:
         self.level = 0
@@ -82,7 +85,7 @@ class AdaptiveHistogram:
         # page number the first bin of its slot. Slot 0 is never filled: a zero says "no such page yet".
         self._pages: Ints = np.empty(0, np.int64)
         self._slots = self._empty_slots()
-        self._counts: Ints = np.zeros((3, PAGE), np.int64)
+        self._counts: Ints = np.zeros((4, PAGE), np.int64)
         self._scratch = _scratch()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,16 +104,17 @@ class AdaptiveHistogram:
         weights: Ints,
     ) -> None:
         """Count float32 `scores` [n] in [0, 1]; `positive` [m] are indices of them, ascending, `weights`
-        theirs."""
+        theirs. Call it once per photo: one without positives is counted apart."""
+        kind = 1 if positive.size else 0
         starts = range(0, scores.size, _CHUNK)
         cuts = np.searchsorted(positive, [*starts, scores.size])
         for index, start in enumerate(starts):
             bins = self._locate(scores[start : start + _CHUNK])
-            np.add.at(self._counts[0], bins, 1)
+            np.add.at(self._counts[kind], bins, 1)
             chosen = slice(cuts[index], cuts[index + 1])
             hits = bins[positive[chosen] - start]
-            np.add.at(self._counts[1], hits, 1)
-            np.add.at(self._counts[2], hits, weights[chosen])
+            np.add.at(self._counts[2], hits, 1)
+            np.add.at(self._counts[3], hits, weights[chosen])
 
     def merge(self, other: AdaptiveHistogram) -> None:
         """Add the counts of `other`, which stays as it is."""
@@ -120,13 +124,13 @@ class AdaptiveHistogram:
     def bins(self) -> Bins:
         """The non-empty bins, highest score first."""
         order = np.argsort(self._pages)[::-1]
-        counts = self._counts.reshape(3, -1, PAGE)[:, order + 1, ::-1].reshape(3, -1)
-        used = np.flatnonzero(counts[0])
-        everything, positives, weights = counts[:, used]
+        counts = self._counts.reshape(4, -1, PAGE)[:, order + 1, ::-1].reshape(4, -1)
+        used = np.flatnonzero(counts[0] + counts[1])
+        good, others, positives, weights = counts[:, used]
         place = PAGE - 1 - (used & (PAGE - 1))
         first = ((self._pages[order[used >> PAGE_BITS]] << PAGE_BITS) + place) << self.level
         single = _holds_one_score(first, self.level)
-        return Bins(_round_up(key_scores(first)), single, everything - positives, positives, weights)
+        return Bins(_round_up(key_scores(first)), single, good + others - positives, positives, weights, good)
 
     def _empty_slots(self) -> NDArray[np.intp]:
         return np.zeros((TOP_KEY >> (PAGE_BITS + self.level)) + 1, np.intp)
@@ -166,14 +170,14 @@ class AdaptiveHistogram:
         self._pages = np.concatenate([self._pages, pages])
         needed, present = (self._pages.size + 1) * PAGE, self._counts.shape[1]
         if needed > present:
-            room = np.zeros((3, min(2 * needed, (MAX_PAGES + 1) * PAGE) - present), np.int64)
+            room = np.zeros((4, min(2 * needed, (MAX_PAGES + 1) * PAGE) - present), np.int64)
             self._counts = np.concatenate([self._counts, room], axis=1)
 
     def _coarsen(self, level: int, wanted: Ints) -> None:
         pages, counts, old_level = self._pages, self._counts, self.level
         self.level = level
         self._pages, self._slots = np.empty(0, np.int64), self._empty_slots()
-        self._counts = np.zeros((3, PAGE), np.int64)
+        self._counts = np.zeros((4, PAGE), np.int64)
         self._append(wanted)
         self._pour(pages, counts, old_level)
 
