@@ -22,7 +22,7 @@ from clipsam.evaluate import FIGURES, Evaluation, evaluate
 from clipsam.evaluation_table import HEADS, aligned, percent
 from clipsam.perturbations import Perturbation
 from clipsam.presets import Preset, choose_preset
-from clipsam.scoring import Method, SegmenterRecipe
+from clipsam.scoring import Method, SegmenterRecipe, describe_method
 from clipsam.settings import ATTENTIONS, SELECTIONS, STRATEGIES
 
 # What is swept when an axis is named without values.
@@ -95,10 +95,14 @@ def compare(
 ) -> Comparison:
     """Evaluate every variation with the `options` of `evaluate`; `base` is a finished one to compare with.
 
-    With `out`, each goes to `out`/variations/<name>, and comparison.json and comparison.csv to `out`.
+    A variation that is the base by another name is not scored again. With `out`, each goes to
+    `out`/variations/<name>, and comparison.json and comparison.csv to `out`.
     """
     means = {} if base is None else {"as it is": _final_mean(base)}
     for variation in variations:
+        if base is not None and _is_base(variation, base, dataset):
+            means[variation.name] = _final_mean(base)
+            continue
         folder = out / "variations" / re.sub(r"[^\w.=+-]+", "_", variation.name) if out else None
         found = evaluate(
             variation.method, dataset, perturbation=variation.perturbation, out=folder, **options
@@ -106,6 +110,7 @@ def compare(
         means[variation.name] = _final_mean(found)
     comparison = Comparison(means)
     if out:
+        out.mkdir(parents=True, exist_ok=True)
         (out / "comparison.json").write_text(json.dumps(means, indent=1) + "\n", encoding="utf-8")
         (out / "comparison.csv").write_text(comparison.to_csv(), encoding="utf-8")
     return comparison
@@ -154,6 +159,15 @@ def _parsed(axis: str, value: str, parse: Callable[[str], Any]) -> Any:
         kind = "whole numbers, such as" if parse is int else "numbers, such as"
         values = ";".join(AXES[axis][1:3])
         raise UsageError(f"ablation '{axis}={value}': expected {kind} {axis}={values}.") from error
+
+
+def _is_base(variation: Variation, base: Evaluation, dataset: Dataset) -> bool:
+    """Whether the variation comes to the very settings that the base was scored with."""
+    if variation.perturbation or not isinstance(variation.method, SegmenterRecipe):
+        return False
+    first = dataset.categories[0]
+    now = json.loads(json.dumps(describe_method(variation.method, first, None)))
+    return bool(now == json.loads(json.dumps(base.categories[first.name]["method"])))
 
 
 def _final_mean(evaluation: Evaluation) -> dict[str, float | None]:

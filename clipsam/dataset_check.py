@@ -20,8 +20,6 @@ from clipsam.datasets import Dataset, Problem, Sample
 from clipsam.errors import PhotoError, UsageError
 from clipsam.images import photo_size, read_photo
 
-_SHOWN = 20
-
 
 def check_dataset(dataset: Dataset) -> tuple[Problem, ...]:
     """All problems: those of the lists, then those of the files; faults before stray files, each sorted by
@@ -83,11 +81,10 @@ def refuse_faults(problems: Sequence[Problem]) -> None:
     faults = [problem for problem in problems if problem.is_fault]
     if not faults:
         return
-    more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-    listed = "".join(f"\n  {fault}" for fault in faults[:_SHOWN])
+    listed = "".join(f"\n  {fault}" for fault in faults)
     raise UsageError(
         f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the dataset, nothing was scored; mend them, "
-        f"or leave these photos out on purpose (--leave-out-faulty):{listed}{more}"
+        f"or leave these photos out on purpose (--leave-out-faulty):{listed}"
     )
 
 

@@ -84,13 +84,17 @@ class Category:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Categories that are present, names of official ones that are absent, and what was wrong so far."""
+    """Categories that are present, names of official ones that are absent, and what was wrong so far.
+
+    `limit` says that this is a sample: at most so many photos of each type of defect in each category.
+    """
 
     kind: str
     root: Path
     categories: tuple[Category, ...]
     absent: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    limit: int | None = None
 
     @property
     def title(self) -> str:
@@ -112,11 +116,32 @@ class Dataset:
             return self
         return replace(self, categories=tuple(c for c in self.categories if c.name in names))
 
+    def limited(self, limit: int) -> Dataset:
+        """A sample for quick comparisons: of each category at most `limit` photos of each type of
+        defect and as many good ones, taken at even steps through the list."""
+        if limit < 1:
+            raise UsageError(f"limit is {limit}; expected at least 1 photo per type of defect.")
+        kept = (replace(c, samples=_spread(c.samples, limit)) for c in self.categories)
+        return replace(self, categories=tuple(kept), limit=limit)
+
     def called(self, products: dict[str, str]) -> Dataset:
         """The dataset with categories called otherwise in sentences: category name -> words."""
         self.only(list(products))
         renamed = (replace(c, product=products.get(c.name, c.product)) for c in self.categories)
         return replace(self, categories=tuple(renamed))
+
+
+def _spread(samples: tuple[Sample, ...], limit: int) -> tuple[Sample, ...]:
+    """At most `limit` samples per type of defect, at even steps, in the order of before."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.defect, []).append(sample)
+    kept = {
+        group[index * len(group) // min(limit, len(group))]
+        for group in groups.values()
+        for index in range(min(limit, len(group)))
+    }
+    return tuple(sample for sample in samples if sample in kept)
 
 
 def open_dataset(kind: str, root: str | Path, categories: Sequence[str] = ()) -> Dataset:

@@ -86,6 +86,7 @@ def evaluate(
     overwrite: bool = False,
     dump_maps: bool = False,
     figures: bool = False,
+    problems: tuple[Problem, ...] | None = None,
     leave_out_faulty: bool = False,
     workers: int = 1,
     on_photo: OnPhoto | None = None,
@@ -107,6 +108,7 @@ def evaluate(
         overwrite: forget what is finished in `out`.
         dump_maps: also write every map as float TIFF below `out`/maps.
         figures: also draw curves and bars per type of defect to `out`/figures.
+        problems: what `check_dataset` has found already; None checks the dataset here.
         leave_out_faulty: score without the photos whose files have faults, instead of refusing.
         workers: processes that share the photos; the figures are the same whatever their number. The method
             must be picklable then (a recipe, or a function of a module), and a script must call `evaluate`
@@ -117,7 +119,7 @@ def evaluate(
         UsageError: faults in the dataset (all listed), or a map that cannot be scored.
         RunError: `out` holds an evaluation with other settings.
     """
-    problems = check_dataset(dataset)
+    problems = check_dataset(dataset) if problems is None else problems
     if leave_out_faulty:
         dataset = without_faults(dataset, problems)
     refuse_faults([] if leave_out_faulty else problems)
@@ -148,6 +150,7 @@ def evaluate(
         "name": dataset.name,
         "categories": len(entries),
         "absent": list(dataset.absent),
+        "limit": dataset.limit,
         "left_out": sorted(str(p.path) for p in problems if p.is_fault) if leave_out_faulty else [],
     }
     evaluation = Evaluation(summary, options.describe(), entries, problems)
@@ -235,7 +238,7 @@ def _settings(
     """All that decides a category's figures; a finished category counts only under the same."""
     return {
         "clipsam": __version__,
-        "dataset": {"kind": dataset.kind, "name": dataset.name},
+        "dataset": {"kind": dataset.kind, "name": dataset.name, "limit": dataset.limit},
         "samples": len(category.samples),
         "defective": sum(sample.is_defective for sample in category.samples),
         "scoring": options.describe(),

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipsam.datasets import KINDS
 from clipsam.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 TRACKS = {
     "training-free": "no training, one photo at a time",
-    "aux": "trained on the masks of another set, one photo at a time",
+    "aux": "trained on masks of other data, one photo at a time",
     "batch": "sees the unlabelled test set at once",
 }
 HEADS = {
@@ -35,12 +37,14 @@ HEADS = {
     "pro_005": "PRO@.05",
     "aupimo": "AUPIMO",
 }
+_COLUMNS = ("method", "track", "dataset", "metric", "value", "source", "certainty")
 _PUBLISHED_HEADS = ("image_auroc", "pixel_auroc", "pixel_f1_max", "pixel_ap", "pro")
 
 
 @dataclass(frozen=True)
 class Published:
-    """One published figure, in per cent. Unsure ones were not read in the original paper."""
+    """One published figure, in per cent. It is sure when it was read in `source`; unsure ones were taken from
+    a second place, or their source has no public number."""
 
     method: str
     track: str
@@ -52,25 +56,44 @@ class Published:
 
 
 def load_published(path: Path | None = None) -> tuple[Published, ...]:
-    """Read the published figures: the shipped file, or another of the same columns."""
+    """Read the published figures: the shipped file, or another of the same columns.
+
+    Raises:
+        UsageError: a wrong column, track, metric, dataset, value or certainty, or the same figure twice.
+    """
     path = path or _shipped_file()
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    wrong = sorted({row["track"] for row in rows} - set(TRACKS))
-    if wrong:
-        raise UsageError(f"{path} has the track {', '.join(wrong)}; expected {', '.join(TRACKS)}.")
-    return tuple(
-        Published(
-            row["method"],
-            row["track"],
-            row["dataset"],
-            row["metric"],
-            float(row["value"]),
-            row["source"],
-            row["certainty"] == "sure",
-        )
-        for row in rows
-    )
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != _COLUMNS:
+            raise UsageError(f"{path} has the columns {reader.fieldnames}; expected {', '.join(_COLUMNS)}.")
+        rows = tuple(_read_published(row, f"{path}:{reader.line_num}") for row in reader)
+    seen = Counter((row.method, row.dataset, row.metric) for row in rows)
+    twice = [key for key, count in seen.items() if count > 1]
+    if twice:
+        raise UsageError(f"{path} says {', '.join(twice[0])} twice; expected each figure once.")
+    return rows
+
+
+def _read_published(row: dict[str, str], where: str) -> Published:
+    known = {
+        "track": tuple(TRACKS),
+        "dataset": KINDS,
+        "metric": tuple(HEADS),
+        "certainty": ("sure", "unsure"),
+    }
+    for column, expected in known.items():
+        if row[column] not in expected:
+            raise UsageError(f"{where}: {column} '{row[column]}'; expected one of {', '.join(expected)}.")
+    if not (row["method"] and row["source"]):
+        raise UsageError(f"{where}: method or source is empty; expected both.")
+    try:
+        value = float(row["value"])
+    except ValueError as error:
+        raise UsageError(f"{where}: value '{row['value']}'; expected a number in per cent.") from error
+    if not 0 < value <= 100:
+        raise UsageError(f"{where}: value {value:g}; expected a number in per cent.")
+    texts = (row[column] for column in ("method", "track", "dataset", "metric"))
+    return Published(*texts, value, row["source"], row["certainty"] == "sure")
 
 
 def to_text(evaluation: Evaluation) -> str:
@@ -85,6 +108,8 @@ def to_text(evaluation: Evaluation) -> str:
     lines.append(_seconds(evaluation))
     scoring, dataset = evaluation.scoring, evaluation.dataset
     lines.append(f"per cent; pixels compared at the resolution: {scoring['resolution']}")
+    if dataset["limit"]:
+        lines.append(f"a sample: at most {dataset['limit']} photos per type of defect, and as many good ones")
     if dataset["absent"]:
         lines.append(f"absent, and not in the mean: {', '.join(dataset['absent'])}")
     if dataset["left_out"]:
@@ -95,11 +120,11 @@ def to_text(evaluation: Evaluation) -> str:
 def beside_published(evaluation: Evaluation, track: str, published: Sequence[Published] | None = None) -> str:
     """Our mean among the published ones of the same dataset and track; "" where nothing is comparable.
 
-    A mean can stand beside published ones only when all categories of the dataset are in it.
+    A mean can stand beside published ones only when all photos of all categories of the dataset are in it.
     """
     rows = load_published() if published is None else published
     rows = [row for row in rows if row.dataset == evaluation.dataset["kind"] and row.track == track]
-    if not rows or evaluation.dataset["absent"]:
+    if not rows or evaluation.dataset["absent"] or evaluation.dataset["limit"]:
         return ""
     table = [["method", *(HEADS[name] for name in _PUBLISHED_HEADS)]]
     for method in dict.fromkeys(row.method for row in rows):
@@ -108,7 +133,7 @@ def beside_published(evaluation: Evaluation, track: str, published: Sequence[Pub
     for variant, figures in evaluation.mean.items():
         table.append([f"this run, {variant}", *(percent(figures[name]) for name in _PUBLISHED_HEADS)])
     title = f"published on {evaluation.dataset['name']}, track {track} ({TRACKS[track]})"
-    title += "; ? = not read in the paper"
+    title += "; ? = not read in the paper; each scored at its own resolution"
     return f"{title}\n{aligned(table)}"
 
 

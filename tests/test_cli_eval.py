@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from clipsam import scoring
 from clipsam.cli.eval import register
-from clipsam.errors import UsageError
+from clipsam.errors import RunError, UsageError
+from clipsam.perturbations import PERTURBATIONS
 
 app = Typer()
 app.callback()(lambda: None)
@@ -88,3 +89,42 @@ def test_perturbations_are_compared(root: Path) -> None:
     assert "noise=60" in result.stdout
     assert "as it is" in result.stdout
     assert list(json.loads(run(*common, "--json").stdout)["comparison"]) == ["as it is", "noise=60"]
+
+
+def test_all_seven_perturbations_and_a_sample(root: Path) -> None:
+    names = ["rotation", "hue", "saturation", "brightness", "noise", "blur", "jpeg"]
+    assert list(PERTURBATIONS) == names
+    options = [word for name in names for word in ("--perturb", name)]
+    common = ("--dataset", "folder", "--root", root / "data", "--out", root / "out")
+    result = run(*common, "--limit", 2, *options)
+    rows = [line.split()[0].split("=")[0] for line in result.stdout.splitlines() if "=" in line.split(" ")[0]]
+    assert rows == names
+    assert "6 test photos" in result.stderr
+    assert "a sample: at most 2 photos per type of defect" in result.stdout
+    with pytest.raises(RunError, match="another dataset"):
+        run(*common)
+
+
+def test_strays_are_told_before_the_first_photo(root: Path) -> None:
+    (root / "data/bottle/test/good/notes.txt").write_text("x")
+    common = ("--dataset", "folder", "--root", root / "data", "--out", root / "out")
+    told = run(*common).stderr.splitlines()
+    assert "stray" in told[1]
+    assert told[1].endswith("notes.txt: not a photo")
+    assert told[2] == "clipsam: bottle 9/9"
+    (root / "data/bottle/ground_truth/hole/000_mask.png").unlink()
+    left_out = run(*common, "--leave-out-faulty", "--overwrite").stderr
+    assert left_out.index("mask missing") < left_out.index("bottle 8/8")
+
+
+def test_nano_stands_with_methods_that_saw_masks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "clipsam.evaluation_table.beside_published", lambda found, track: asked.append(track) or ""
+    )
+    common = ("--dataset", "folder", "--root", root / "data", "--out", root / "out")
+    run(*common)
+    monkeypatch.setattr(DarkSegmenter, "manifest", lambda self: {"preset": "nano"})
+    run(*common, "--overwrite")
+    run(*common, "--track", "batch")
+    assert asked == ["training-free", "aux", "batch"]

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from test_evaluate import DarkSegmenter
 from tiny_dataset import darkness, draw_category
 
+from clipsam import scoring
 from clipsam.comparison import AXES, Variation, ablations, compare, perturbed
 from clipsam.datasets import open_dataset
 from clipsam.errors import UsageError
@@ -69,3 +71,24 @@ def test_drops_stand_beside_the_base(tmp_path: Path) -> None:
     again = [Variation(v.name, never, v.perturbation) for v in perturbed(darkness, ["noise=60"])]
     resumed = compare(again, data, out=out, name="darkness")
     assert resumed.means["noise=60"] == comparison.means["noise=60"]
+
+
+def test_what_is_the_base_already_is_not_scored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_category(tmp_path / "lid")
+    data = open_dataset("folder", tmp_path / "lid")
+    recipe = SegmenterRecipe("nano", sam=False)
+    monkeypatch.setattr(
+        scoring.SegmenterRecipe,
+        "build",
+        lambda recipe: DarkSegmenter(sam=None, prompts=recipe.prompts or "industrial"),
+    )
+    monkeypatch.setattr(DarkSegmenter, "manifest", lambda self: {"prompts": self.prompts})
+    scoring._loaded.cache_clear()
+    base = evaluate(recipe, data)
+    comparison = compare(
+        ablations(recipe, ["prompts=industrial;winclip"]), data, base=base, out=tmp_path / "out"
+    )
+    assert comparison.means["prompts=industrial"] == comparison.means["as it is"]
+    assert [path.name for path in (tmp_path / "out/variations").iterdir()] == ["prompts=winclip"]

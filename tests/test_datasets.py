@@ -94,6 +94,21 @@ def test_folder_of_one_and_of_many_categories(tmp_path: Path) -> None:
     assert many.called({"gear_wheel": "cog"}).categories[0].product == "cog"
 
 
+def test_a_sample_is_spread_over_the_photos_of_each_type(tmp_path: Path) -> None:
+    root = mvtec_category(tmp_path / "lid")
+    for number in range(2, 9):
+        photo(root / f"test/scratch/{number:03}.png")
+        mask(root / f"ground_truth/scratch/{number:03}_mask.png")
+    data = open_dataset("folder", root).limited(3)
+    names = [(s.defect, s.image.name) for s in data.categories[0].samples]
+    assert names == [("good", f"{n:03}.png") for n in (0, 1)] + [
+        ("scratch", f"{n:03}.png") for n in (0, 3, 6)
+    ]
+    assert data.limit == 3
+    with pytest.raises(UsageError, match="expected at least 1 photo"):
+        data.limited(0)
+
+
 def visa(root: Path) -> Path:
     rows = ["object,split,label,image,mask"]
     for number, (split, label) in enumerate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from reproduce_table import main as reproduce_table
+from reproduce_table import reproduced
 from scipy import ndimage
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from tiny_dataset import darkness, draw_category
 
 from clipsam.datasets import open_dataset
 from clipsam.errors import RunError, UsageError
-from clipsam.evaluate import evaluate
-from clipsam.evaluation_table import beside_published, load_published, to_csv, to_text
+from clipsam.evaluate import FIGURES, evaluate
+from clipsam.evaluation_table import TRACKS, beside_published, load_published, to_csv, to_text
 from clipsam.metrics import PixelMetrics
 from clipsam.protocol import load_protocol, shipped_protocols
 from clipsam.settings import FusionSettings
@@ -60,37 +63,6 @@ def without_seconds(content: dict[str, Any]) -> dict[str, Any]:
     return {k: without_seconds(v) if isinstance(v, dict) else v for k, v in content.items() if k != "seconds"}
 
 
-def reproduced(maps: Path, truth: Path) -> dict[str, float]:
-    """The figures of a category from its dumped maps alone: sorting, scikit-learn, no clipsam."""
-    scores, labels, weights, tops, defective = [], [], [], [], []
-    for path in sorted(maps.glob("test/*/*.tiff")):
-        scores.append(np.asarray(Image.open(path)).ravel())
-        mask_path = truth / path.parent.name / f"{path.stem}_mask.png"
-        mask = (
-            np.asarray(Image.open(mask_path)) > 0 if mask_path.exists() else np.zeros(scores[-1].size, bool)
-        )
-        regions, _ = ndimage.label(mask, np.ones((3, 3))) if mask.ndim == 2 else (np.zeros(mask.size, int), 0)
-        areas = np.bincount(regions.ravel()).astype(float)
-        areas[0] = np.inf
-        labels.append(mask.ravel())
-        weights.append((1 / areas)[regions].ravel())
-        tops.append(scores[-1].max())
-        defective.append(bool(mask.any()))
-    score, label, weight = np.concatenate(scores), np.concatenate(labels), np.concatenate(weights)
-    order = np.argsort(-score, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)
-    fpr = np.append(0, np.cumsum(~label[order])[ends] / (~label).sum())
-    overlap = np.append(0, np.cumsum(weight[order])[ends] / weight.sum())
-    kept = fpr <= 0.3
-    at_limit = np.interp(0.3, fpr, overlap)
-    return {
-        "pixel_auroc": roc_auc_score(label, score),
-        "pixel_ap": average_precision_score(label, score),
-        "image_auroc": roc_auc_score(defective, tops),
-        "pro": np.trapezoid(np.append(overlap[kept], at_limit), np.append(fpr[kept], 0.3)) / 0.3,
-    }
-
-
 def test_dumped_maps_reproduce_the_table(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = evaluate(DarkSegmenter(), open_dataset("folder", root), out=out, dump_maps=True)
@@ -101,6 +73,7 @@ def test_dumped_maps_reproduce_the_table(root: Path, tmp_path: Path) -> None:
             figures = result.categories[category]["figures"][variant]
             for name, value in expected.items():
                 assert figures[name] == pytest.approx(value, abs=1e-6), (category, variant, name)
+    assert reproduce_table(out, root) == 0
     written = json.loads((out / "metrics.json").read_text())
     assert written == json.loads(json.dumps(result.to_dict()))
     lid, gear = (written["categories"][c]["figures"]["fused"]["pro"] for c in ("lid", "gear_wheel"))
@@ -109,6 +82,30 @@ def test_dumped_maps_reproduce_the_table(root: Path, tmp_path: Path) -> None:
     assert Image.open(out / "maps/fused/lid/test/hole/001.tiff").mode == "F"
     assert written["categories"]["lid"]["method"]["product"] == "lid"
     assert written["categories"]["gear_wheel"]["method"]["product"] == "gear wheel"
+
+
+def test_the_reproducing_script_is_right_itself(root: Path, tmp_path: Path) -> None:
+    out, truth = tmp_path / "out", root / "lid/ground_truth"
+    evaluate(darkness, open_dataset("folder", root, ["lid"]), out=out, dump_maps=True)
+    maps = {path: np.asarray(Image.open(path)) for path in (out / "maps/map/lid").glob("test/*/*.tiff")}
+    masks = {path: truth / path.parent.name / f"{path.stem}_mask.png" for path in maps}
+    labels = [
+        np.asarray(Image.open(masks[path])) > 0 if masks[path].exists() else np.zeros(maps[path].shape, bool)
+        for path in maps
+    ]
+    label, score = np.concatenate(labels, axis=None), np.concatenate(list(maps.values()), axis=None)
+    found = reproduced(out / "maps/map/lid", truth)
+    assert found["pixel_auroc"] == pytest.approx(roc_auc_score(label, score))
+    assert found["pixel_ap"] == pytest.approx(average_precision_score(label, score))
+    precision, recall, _ = precision_recall_curve(label, score)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    assert found["pixel_f1_max"] == pytest.approx(f1.max())
+    bad, tops = [mask.any() for mask in labels], [found.max() for found in maps.values()]
+    assert found["image_auroc"] == pytest.approx(roc_auc_score(bad, tops))
+    written = json.loads((out / "metrics.json").read_text())
+    written["categories"]["lid"]["figures"]["map"]["pro"] += 2e-4
+    (out / "metrics.json").write_text(json.dumps(written))
+    assert reproduce_table(out, root) == 1
 
 
 def test_figures_per_type_of_defect_use_all_good_photos(root: Path) -> None:
@@ -239,9 +236,49 @@ def test_published_figures_stand_beside_a_whole_dataset_only(root: Path) -> None
     assert "18.0?" in table
     assert "MuSc" not in table
     assert "this run, map" in table
+    sample = type(partial)({**whole.dataset, "limit": 2}, partial.scoring, partial.categories)
+    assert beside_published(sample, "training-free") == ""
+    assert "a sample: at most 2 photos" in to_text(sample)
+
+
+def test_every_published_figure_has_a_track_a_source_and_a_certainty() -> None:
     published = load_published()
-    assert {row.track for row in published} == {"training-free", "aux", "batch"}
-    assert all(0 < row.value < 100 for row in published)
+    assert len(published) > 150
+    for row in published:
+        assert row.track in TRACKS
+        assert row.dataset in ("mvtec", "visa", "btad", "mpdd")
+        assert row.metric in FIGURES
+        assert 0 < row.value < 100
+        assert row.is_sure <= bool(re.match(r"arXiv \d{4}\.\d{5}|GitHub \S+/\S+", row.source)), row
+    for method in {row.method for row in published}:  # a method is on one track, from one source
+        assert len({(row.track, row.source) for row in published if row.method == method}) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("aux", "mixed"), "expected one of training-free"),
+        (("sure", "perhaps"), "expected one of sure, unsure"),
+        (("mvtec", "imagenet"), "dataset 'imagenet'"),
+        (("pro,", "dice,"), "metric 'dice'"),
+        (("44.0", "440"), "expected a number in per cent"),
+        (("44.0", "high"), "expected a number in per cent"),
+        (("arXiv 1", ""), "source is empty"),
+        (("certainty", "certain"), "expected method, track"),
+        (("visa", "mvtec"), "M, mvtec, pro twice"),
+    ],
+)
+def test_wrong_published_figures_are_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    text = (
+        "method,track,dataset,metric,value,source,certainty\n"
+        "M,aux,mvtec,pro,44.0,arXiv 1,sure\nM,aux,visa,pro,86.8,arXiv 1,sure\n"
+    )
+    path = tmp_path / "published.csv"
+    path.write_text(text)
+    assert len(load_published(path)) == 2
+    path.write_text(text.replace(*change))
+    with pytest.raises(UsageError, match=message):
+        load_published(path)
 
 
 def test_protocols(tmp_path: Path) -> None:
