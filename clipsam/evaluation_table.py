@@ -92,8 +92,15 @@ def _read_published(row: dict[str, str], where: str) -> Published:
         raise UsageError(f"{where}: value '{row['value']}'; expected a number in per cent.") from error
     if not 0 < value <= 100:
         raise UsageError(f"{where}: value {value:g}; expected a number in per cent.")
-    texts = (row[column] for column in ("method", "track", "dataset", "metric"))
-    return Published(*texts, value, row["source"], row["certainty"] == "sure")
+    return Published(
+        row["method"],
+        row["track"],
+        row["dataset"],
+        row["metric"],
+        value,
+        row["source"],
+        row["certainty"] == "sure",
+    )
 
 
 def to_text(evaluation: Evaluation) -> str:

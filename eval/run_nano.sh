@@ -2,7 +2,8 @@
 # Measures the embedded pair on the two sets of real photos and renews eval/results/nano. Usage:
 #   CLIPSAM_DATA_DIR=DIR sh eval/run_nano.sh [WORK]
 # DIR holds mvtec_ad/ and industrial/. WORK keeps what is finished, so that an interrupted run goes on; remove it
-# after a change of the code. About 25 minutes on two cores; 3 GB of maps lie in WORK while they are checked.
+# after a change of the code or of the weights. About an hour on two idle cores, most of it for the variations;
+# 3 GB of maps lie in WORK while they are checked, and the check takes 6 GB of memory.
 set -eu
 data=${CLIPSAM_DATA_DIR:?the folder that holds mvtec_ad and industrial}
 work=${1:-clipsam-eval-nano}
