@@ -58,7 +58,7 @@ class Location:
     @property
     def weights(self) -> tuple[Path, ...]:
         """The weights file, or the shards, that are loaded."""
-        return _clip_weights(self.folder) if self.spec.kind == "clip" else _sam_weights(self.folder)
+        return _clip_weights(self.folder) if _is_open_clip(self.spec) else _sam_weights(self.folder)
 
     @property
     def weights_hash(self) -> str:
@@ -75,8 +75,10 @@ class Location:
         """Every file that loading needs, weights first."""
         extra: tuple[str, ...] = (SAM_CONFIG, SAM_SHARDS, *SAM_PROCESSOR)
         if isinstance(self.spec, ClipSpec):
-            # A built-in architecture has open_clip's own tokenizer; other configs may name files beside them.
-            extra = (CLIP_CONFIG,) if self.spec.architecture else (CLIP_CONFIG, *TOKENIZER_FILES)
+            # Most built-in architectures have open_clip's own tokenizer; other configs may name files beside.
+            own = self.spec.own_tokenizer or not self.spec.architecture
+            config = (CLIP_CONFIG,) if _is_open_clip(self.spec) else (SAM_CONFIG, SAM_SHARDS)
+            extra = (*config, *TOKENIZER_FILES) if own else config
         return self.weights + tuple(self.folder / name for name in extra if (self.folder / name).is_file())
 
 
@@ -196,7 +198,7 @@ def _places(spec: ModelSpec, models_dir: str | Path | None) -> Iterator[Location
         if record is not None or folder.is_dir():
             yield _location(spec, "pack", folder, record)
     if spec.repo:
-        keys = CLIP_WEIGHTS if spec.kind == "clip" else (SAM_WEIGHTS, SAM_SHARDS, SAM_CONFIG)
+        keys = CLIP_WEIGHTS if _is_open_clip(spec) else (SAM_WEIGHTS, SAM_SHARDS, SAM_CONFIG)
         if snapshot := hub.cached_folder(spec.repo, spec.revision, keys):
             yield _location(spec, "hub cache", snapshot)
     if spec.folder and (folder := Path(spec.folder)).is_dir():
@@ -218,8 +220,17 @@ def _clip_weights(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in CLIP_WEIGHTS if (folder / name).is_file())[:1]
 
 
+def _is_open_clip(spec: ModelSpec) -> bool:
+    return isinstance(spec, ClipSpec) and spec.library == "open_clip"
+
+
 def _clip_missing(spec: ClipSpec, folder: Path) -> list[str]:
-    missing = [] if _clip_weights(folder) else [CLIP_WEIGHTS[0]]
+    own = [TOKENIZER_FILES[0]] if spec.own_tokenizer else []
+    if not _is_open_clip(spec):
+        needed = (folder / SAM_CONFIG, *_sam_weights(folder), *(folder / name for name in own))
+        return [path.name for path in needed if not path.is_file()]
+    missing = [name for name in own if not (folder / name).is_file()]
+    missing += [] if _clip_weights(folder) else [CLIP_WEIGHTS[0]]
     # Bare weights, which is what open_clip's own downloads leave, are enough for a built-in architecture.
     return missing if spec.architecture or (folder / CLIP_CONFIG).is_file() else [CLIP_CONFIG, *missing]
 

@@ -37,6 +37,8 @@ class ClipSpec:
     )
     quick_gelu: bool | None = None
     folder: str = ""
+    own_tokenizer: bool = False  # tokenizer files belong to the weights, though the architecture is built in
+    library: str = "open_clip"  # or "transformers": TIPSv2, in a folder as `save_pretrained` writes it
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,88 @@ LARGE = Preset(
     heatmap=HeatmapSettings(sizes=(518,)),  # 37 x 37 patches, the field's usual input for this tower
 )
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (NANO, SMALL, BASE, LARGE)}  # worst to best
+SAM21_LARGE = SamSpec("sam2.1-hiera-large", "Apache-2.0", 898_000_000, repo="facebook/sam2.1-hiera-large")
+
+LAION = Preset(
+    name="laion",
+    title="CLIP ViT-L/14 (LAION-2B) with SAM 2.1 large",
+    clip=ClipSpec(
+        "ViT-L-14.laion2b_s32b_b82k",
+        licence="MIT",
+        size=1_711_000_000,
+        repo="laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
+        architecture="ViT-L-14",
+        tag="laion2b_s32b_b82k",
+        quick_gelu=False,
+    ),
+    sam=SAM21_LARGE,
+)
+
+DATACOMP = Preset(
+    name="datacomp",
+    title="CLIP ViT-L/14 (DataComp-XL) with SAM 2.1 large",
+    clip=ClipSpec(
+        "ViT-L-14.datacomp_xl_s13b_b90k",
+        licence="MIT",
+        size=1_711_000_000,
+        repo="laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
+        architecture="ViT-L-14",
+        tag="datacomp_xl_s13b_b90k",
+        quick_gelu=False,
+    ),
+    sam=SAM21_LARGE,
+)
+
+SIGLIP2 = Preset(
+    name="siglip2",
+    title="SigLIP 2 ViT-L/16 at 512 px with SAM 2.1 large",
+    clip=ClipSpec(
+        "ViT-L-16-SigLIP2-512.webli",
+        licence="Apache-2.0",
+        size=3_526_000_000,
+        repo="timm/ViT-L-16-SigLIP2-512",
+        architecture="ViT-L-16-SigLIP2-512",
+        tag="webli",
+        own_tokenizer=True,
+    ),
+    sam=SAM21_LARGE,
+    heatmap=HeatmapSettings(sizes=(512,)),
+)
+
+MOBILECLIP2 = Preset(
+    name="mobileclip2",
+    title="MobileCLIP2-B with SAM 2.1 tiny",
+    clip=ClipSpec(
+        "MobileCLIP2-B.dfndr2b",
+        licence="Apple AMLR (research)",
+        size=600_000_000,
+        repo="timm/MobileCLIP2-B-OpenCLIP",
+        architecture="MobileCLIP2-B",
+        tag="dfndr2b",
+    ),
+    sam=SMALL.sam,
+    heatmap=HeatmapSettings(sizes=(448,)),
+)
+
+TIPS = Preset(
+    name="tips",
+    title="TIPSv2 ViT-L/14, dense by its training, with SAM 2.1 large",
+    clip=ClipSpec(
+        "tipsv2-l14",
+        licence="Apache-2.0",
+        size=1_950_000_000,
+        repo="google/tipsv2-l14",
+        own_tokenizer=True,
+        library="transformers",
+    ),
+    sam=SAM21_LARGE,
+    heatmap=HeatmapSettings(attention="value", sizes=(448,)),
+)
+
+RANKED = (NANO, SMALL, BASE, LARGE)  # worst to best; the others are taken only by name
+PRESETS: dict[str, Preset] = {
+    preset.name: preset for preset in (*RANKED, LAION, DATACOMP, SIGLIP2, MOBILECLIP2, TIPS)
+}
 
 
 @dataclass(frozen=True)
@@ -186,7 +269,7 @@ def choose_preset(name: str | None = None, models_dir: str | Path | None = None)
         return PresetChoice(get_preset(name), f"preset {name}, as asked for")
     from clipsam.locations import locate  # here, because locations build on the specifications above
 
-    for preset in reversed(PRESETS.values()):
+    for preset in reversed(RANKED):
         places = [locate(spec, models_dir) for spec in preset.models]
         if preset is not NANO and all(place is not None and place.complete for place in places):
             found = " and ".join(dict.fromkeys(place.place for place in places if place is not None))

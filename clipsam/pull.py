@@ -21,6 +21,7 @@ from clipsam.locations import (
     SAM_PROCESSOR,
     SAM_SHARDS,
     SAM_WEIGHTS,
+    TOKENIZER_FILES,
     Location,
     locate,
     prove,
@@ -129,7 +130,7 @@ def _origin(source: Location) -> str:
 
 def _complete_clip(spec: ModelSpec, folder: Path) -> None:
     """Write the config that makes bare weights an open_clip local-dir, with the mean and std of the tag."""
-    if not isinstance(spec, ClipSpec) or (folder / CLIP_CONFIG).is_file():
+    if not isinstance(spec, ClipSpec) or spec.library != "open_clip" or (folder / CLIP_CONFIG).is_file():
         return
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
@@ -147,14 +148,15 @@ def _chooser(spec: ModelSpec) -> hub.CHOOSE:
     """Picks the files that are needed; other formats of the same weights would double the download."""
 
     def choose(names: Sequence[str]) -> list[str]:
-        if spec.kind == "clip":
+        own = TOKENIZER_FILES if isinstance(spec, ClipSpec) and spec.own_tokenizer else ()
+        if isinstance(spec, ClipSpec) and spec.library == "open_clip":
             weights = [name for name in CLIP_WEIGHTS if name in names][:1]
-            return weights + [name for name in (CLIP_CONFIG,) if name in names]
+            return weights + [name for name in (CLIP_CONFIG, *own) if name in names]
         weights = (
             [SAM_WEIGHTS]
             if SAM_WEIGHTS in names
             else [n for n in names if n.endswith((".safetensors", SAM_SHARDS))]
         )
-        return weights + [name for name in (SAM_CONFIG, *SAM_PROCESSOR) if name in names]
+        return weights + [name for name in (SAM_CONFIG, *SAM_PROCESSOR, *own) if name in names]
 
     return choose

@@ -131,6 +131,8 @@ def open_tower(visual: nn.Module) -> Tower:
         if isinstance(visual.trunk, timm_vit.VisionTransformer | timm_eva.Eva):
             return TimmTower(visual)
         visual = visual.trunk
+    if isinstance(visual, Tower):
+        return visual
     raise TowerError(
         f"the image tower {type(visual).__name__} has no patch tokens to compare with text; "
         "expected a vision transformer (an open_clip ViT, or a timm ViT, hybrid or EVA): choose such a model"

@@ -73,6 +73,8 @@ def load_clip(spec: ClipSpec, models_dir: str | Path | None = None) -> ClipParts
     """
     location = need(spec, models_dir)
     prove(location)
+    if spec.library == "transformers":
+        return _load_tips(spec, location)
     config = _clip_config(location.folder)
     mean, std = _normalisation(spec, location.folder, config)
     with _loading(location):
@@ -83,6 +85,25 @@ def load_clip(spec: ClipSpec, models_dir: str | Path | None = None) -> ClipParts
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     frozen = model.eval().requires_grad_(False)
     return ClipParts(frozen, tokenizer, mean, std, (height, width), spec.name, location.weights_hash)
+
+
+def _load_tips(spec: ClipSpec, location: Location) -> ClipParts:
+    """TIPSv2 by transformers: colours as they are, sentences in lower case and padded to 64 tokens."""
+    _family(location, ("tipsv2",))
+    with _loading(location), _quiet_transformers():
+        import transformers
+
+        if not hasattr(transformers, "Tipsv2Model"):
+            raise ValueError(f"transformers {transformers.__version__} has no TIPSv2; install a newer one")
+        from clipsam.tips import TipsClip, TipsTokenizer
+
+        model = TipsClip(_saved_model(location, "Tipsv2Model"))
+        tokenizer = TipsTokenizer(
+            transformers.AutoTokenizer.from_pretrained(location.folder, local_files_only=True)
+        )
+    size = model.visual.image_size
+    colours = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return ClipParts(model, tokenizer, *colours, size, spec.name, location.weights_hash)
 
 
 def load_sam(spec: SamSpec, models_dir: str | Path | None = None) -> SamParts:
@@ -191,6 +212,14 @@ def _normalisation(spec: ClipSpec, folder: Path, config: dict[str, Any] | None) 
 def _clip_tokenizer(spec: ClipSpec, folder: Path, config: dict[str, Any] | None) -> Any:
     import open_clip
 
+    built_in = open_clip.get_model_config(spec.architecture) if spec.architecture else None
+    if (
+        built_in is not None and spec.own_tokenizer
+    ):  # SigLIP: cleaned and cut as open_clip says, files from here
+        text = built_in["text_cfg"]
+        options = {"context_length": text["context_length"], **text.get("tokenizer_kwargs", {})}
+        with _quiet_transformers():
+            return open_clip.tokenizer.HFTokenizer(str(folder), local_files_only=True, **options)
     if spec.architecture or config is None:
         return open_clip.get_tokenizer(spec.architecture)
     from_files = bool(config["model_cfg"].get("text_cfg", {}).get("hf_tokenizer_name"))

@@ -71,7 +71,7 @@ def hub_cache(tmp_path, monkeypatch, published):
 
 def test_list_as_text(run):
     lines = run("list").splitlines()
-    assert len(lines) == 1 + 8 + 1
+    assert len(lines) == 1 + sum(len(preset.models) for preset in PRESETS.values()) + 1
     assert lines[0].split() == ["preset", "model", "present", "size", "licence", "sha256", "where"]
     assert lines[1].split()[:3] == ["nano", "nano-clip", "embedded"]
     by_model = {line.split()[1]: line for line in lines[1:9]}

@@ -229,7 +229,16 @@ def test_vit_l_14_336_on_random_weights() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["ViT-B-16-SigLIP", "EVA02-B-16", "PE-Core-T-16-384", "ViTamin-S", "MobileCLIP-B", "coca_ViT-B-32"],
+    [
+        "ViT-B-16-SigLIP",
+        "ViT-B-16-SigLIP2",
+        "MobileCLIP2-B",
+        "EVA02-B-16",
+        "PE-Core-T-16-384",
+        "ViTamin-S",
+        "MobileCLIP-B",
+        "coca_ViT-B-32",
+    ],
 )
 def test_other_families_pool_as_open_clip_does(name: str) -> None:
     import open_clip

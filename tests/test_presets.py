@@ -11,7 +11,7 @@ import tiny_hub
 
 from clipsam import presets
 from clipsam.errors import UsageError, WeightsError
-from clipsam.presets import PRESETS, ClipSpec, SamSpec, choose_preset, get_preset
+from clipsam.presets import PRESETS, RANKED, ClipSpec, SamSpec, choose_preset, get_preset
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +38,13 @@ def put_pair(cache_dir, tmp_path, preset):
 
 
 def test_names_and_pairs():
-    assert list(PRESETS) == ["nano", "small", "base", "large"]
+    assert [preset.name for preset in RANKED] == ["nano", "small", "base", "large"]
+    assert list(PRESETS)[:4] == ["nano", "small", "base", "large"]
     pairs = {name: (p.clip.name, p.sam.name) for name, p in PRESETS.items()}
     assert pairs["large"] == ("ViT-L-14-336.openai", "sam-vit-huge")
     assert pairs["base"] == ("ViT-B-16-plus-240.laion400m_e31", "sam-vit-base")
     assert pairs["small"] == ("ViT-B-16.openai", "sam2.1-hiera-tiny")
-    assert len({spec.name for p in PRESETS.values() for spec in p.models}) == 8
+    assert len({spec.name for p in RANKED for spec in p.models}) == 8
     assert all(
         preset.prompts == "industrial" and 0 < preset.pixel_threshold < 1 for preset in PRESETS.values()
     )
@@ -51,7 +52,10 @@ def test_names_and_pairs():
         PRESETS["nano"].name = "other"
 
 
-@pytest.mark.parametrize("name", ["small", "base", "large"])
+BUILT_IN = ["small", "base", "large", "laion", "datacomp", "siglip2", "mobileclip2"]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_specs_agree_with_open_clip(name):
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
@@ -62,10 +66,13 @@ def test_specs_agree_with_open_clip(name):
         get_pretrained_cfg(clip.architecture, clip.tag),
     )
     assert entry["hf_hub"].rstrip("/") == clip.repo
-    assert entry.get("quick_gelu", False) == clip.quick_gelu == config.get("quick_gelu", False)
-    # What a tag is called and what its repository holds may differ; ours carry the repository's name.
-    assert clip.repo.endswith(clip.tag)
-    patch = config["vision_cfg"]["patch_size"]
+    activations = entry.get("quick_gelu", False), config.get("quick_gelu", False)
+    assert activations == ((clip.quick_gelu or False),) * 2
+    assert clip.own_tokenizer == ("hf_tokenizer_name" in config["text_cfg"])
+    if name in ("small", "base", "large"):
+        # What a tag is called and what its repository holds may differ; ours carry the repository's name.
+        assert clip.repo.endswith(clip.tag)
+    patch = config["vision_cfg"].get("patch_size", 16)  # towers of timm do not say it; these have 16
     assert all(size % patch == 0 for size in PRESETS[name].heatmap.sizes)
 
 
@@ -73,10 +80,12 @@ def test_sizes_are_those_of_the_architectures():
     import open_clip
     import torch
 
-    for name in ("small", "base", "large"):
+    for name in BUILT_IN:
         clip = PRESETS[name].clip
+        config = open_clip.get_model_config(clip.architecture)
+        kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
         with torch.device("meta"):
-            model = open_clip.CLIP(**open_clip.get_model_config(clip.architecture))
+            model = kind(**config)
         size = 4 * sum(parameter.numel() for parameter in model.parameters())
         assert abs(size - clip.size) < 0.01 * size
 

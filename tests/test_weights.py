@@ -103,6 +103,49 @@ def test_activation_is_that_of_the_training(tmp_path):
         load_clip(mine(folder, quick_gelu=False))
 
 
+def test_siglip_2_reads_lower_case_and_64_tokens_with_the_tokenizer_beside_it(tmp_path, monkeypatch):
+    """A tiny tower and text tower in the form of open_clip's SigLIP 2, under a name of its own."""
+    import open_clip
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    real = open_clip.get_model_config("ViT-L-16-SigLIP2-512")
+    assert real["text_cfg"]["context_length"] == 64
+    assert real["text_cfg"]["tokenizer_kwargs"] == {"clean": "canonicalize"}
+    tower = {
+        "timm_model_name": "vit_tiny_patch16_224",
+        "image_size": 32,
+        "timm_pool": "map",
+        "timm_proj": "none",
+    }
+    text = {**real["text_cfg"], "vocab_size": 6, "width": 192, "heads": 3, "layers": 1}
+    config = {**real, "embed_dim": 192, "vision_cfg": {**real["vision_cfg"], **tower}, "text_cfg": text}
+    (tmp_path / "tiny-siglip2.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "tiny-siglip2.json")
+    colours = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-siglip2", {"webli": colours})
+    model = open_clip.create_model("tiny-siglip2", load_weights=False, pretrained_text=False)
+    folder = tmp_path / "siglip2"
+    folder.mkdir()
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    spec = ClipSpec(
+        "siglip2", folder=str(folder), architecture="tiny-siglip2", tag="webli", own_tokenizer=True
+    )
+    with pytest.raises(WeightsError, match=r"tokenizer\.json is missing"):
+        load_clip(spec)
+    words = {"<pad>": 0, "<eos>": 1, "<unk>": 2, "a": 3, "scratched": 4, "bottle": 5}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
+    parts = load_clip(spec)
+    tokens = parts.tokenizer(["A scratched, Bottle."])
+    assert tokens.tolist() == [[3, 4, 5] + [0] * 61]
+    assert parts.model.encode_text(tokens).shape == (1, 192)
+    assert parts.mean == (0.5,) * 3
+
+
 def test_the_embedded_pair_s_kind_loads_from_its_folder(tmp_path):
     """A timm tower of this package and a tokenizer in files, as CLIP-nano has them."""
     from open_clip import CLIP as OpenClip

@@ -37,7 +37,7 @@ def list_models(models_dir: MODELS = None, as_json: JSON = False) -> None:
             json.dumps({"models": rows, "default": choice.preset.name, "reason": choice.reason}, indent=2)
         )
         return
-    line = "{:<7} {:<32} {:<10} {:>9}  {:<11} {:<13} {}"
+    line = "{:<11} {:<32} {:<10} {:>9}  {:<11} {:<13} {}"
     typer.echo(line.format("preset", "model", "present", "size", "licence", "sha256", "where"))
     for row in rows:
         size = f"{row['bytes'] / 1e6:.1f} MB"
@@ -55,7 +55,7 @@ def list_models(models_dir: MODELS = None, as_json: JSON = False) -> None:
 
 @models.command("pull")
 def pull_models(
-    preset: Annotated[str, typer.Argument(help="nano, small, base or large.")],
+    preset: Annotated[str, typer.Argument(help="Its name in `clipsam models list`.")],
     to: Annotated[
         Path | None,
         typer.Option("--to", metavar="DIR", help="Make a pack here, to be carried to another machine."),
