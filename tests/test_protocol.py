@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipsam.errors import UsageError
+from clipsam.fusion import PUBLISHED
 from clipsam.presets import PRESETS
 from clipsam.prompts import load_prompts
 from clipsam.protocol import load_protocol, shipped_protocols
@@ -45,6 +46,18 @@ def test_every_shipped_protocol_fits_its_preset(name: str) -> None:
     assert not protocol.preset or preset.name == protocol.preset
     assert all(layer <= DEPTHS[preset.name] for layer in preset.heatmap.layers)
     assert (preset.heatmap.attention_blocks or 1) <= DEPTHS[preset.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [("clipsam_training_free", "mmr"), ("psmp_ppss", "patch-grid"), ("cascaded_prompts", "cascade")],
+)
+def test_sam_stages_are_named_by_their_protocols(name: str, strategy: str) -> None:
+    protocol = load_protocol(name)
+    assert protocol.sam
+    assert protocol.method().sam_settings.strategy == strategy
+    if published := {"clipsam_training_free": "clipsam", "psmp_ppss": "psmp-clip"}.get(name):
+        assert protocol.method().fusion == PUBLISHED[published]
 
 
 def test_tables_change_the_preset_and_nothing_else(tmp_path: Path) -> None:
