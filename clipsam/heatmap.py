@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -89,7 +90,13 @@ def coarse_map(
 ) -> CoarseMap:
     """The way of one photo [H, W, 3] (RGB) to its coarse map."""
     settings = settings or HeatmapSettings()
-    scales = [_see(pixels, size, encoder, targets, settings) for size in settings.sizes]
+    compare = _compare_windows if settings.attention == "windows" else _compare_patches
+
+    def look(crops: Tensor) -> tuple[Tensor, Tensor]:
+        return compare(crops, encoder, targets, settings)
+
+    patch, types = encoder.patch_size, len(targets.defects)
+    scales = [see(pixels, size, patch, settings, types, look) for size in settings.sizes]
     logits = mean_scales([scale.patches for scale in scales])
     anomaly = soft_maximum(logits, settings.sharpness).sigmoid()
     wholes = [scale.whole for scale in scales if scale.whole is not None]
@@ -104,8 +111,14 @@ def coarse_map(
     )
 
 
+Look = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""Crops [b, 3, H, W] in [0, 1] -> logits of each patch [k, b, h, w], and of each crop as a whole [k, b] or
+None.
+"""
+
+
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """Logits of one scale: of every patch [k, h, w], and of the whole [k] where the photo was seen in one
     piece.
     """
@@ -114,29 +127,26 @@ class _Scale:
     whole: Tensor | None
 
 
-def _see(
-    pixels: NDArray[np.uint8],
-    size: int,
-    encoder: ClipEncoder,
-    targets: TextTargets,
-    settings: HeatmapSettings,
-) -> _Scale:
-    """Resize the photo to one scale and compare its patches with the targets, tile by tile if it is large."""
-    patch = encoder.patch_size
+def see(
+    pixels: NDArray[np.uint8], size: int, patch: int, settings: HeatmapSettings, channels: int, look: Look
+) -> Scale:
+    """Resize the photo to one scale and look at it, tile by tile if it is large; `look` gives k = `channels`
+    logits.
+    """
     grid = patch_grid(pixels.shape[:2], size, patch, square=settings.square)
     resized = resize(pixels, (grid[0] * patch, grid[1] * patch))  # [3, h, w] uint8
     tiles = cut(grid, max(settings.tile // patch, 2), settings.overlap)
-    blend, whole = Blend(len(targets.defects), grid), None
+    blend, whole = Blend(channels, grid), None
     for i in range(0, len(tiles), TILE_BATCH):
         batch = tiles[i : i + TILE_BATCH]
-        crops = torch.stack([_crop(resized, tile.window, patch) for tile in batch])
-        compare = _compare_windows if settings.attention == "windows" else _compare_patches
-        logits, wholes = compare(crops.float() / 255, encoder, targets, settings)
+        logits, wholes = look(
+            torch.stack([_crop(resized, tile.window, patch) for tile in batch]).float() / 255
+        )
         for tile, found in zip(batch, logits.unbind(dim=1), strict=True):
             blend.add(tile, found)
-        if len(tiles) == 1:
+        if len(tiles) == 1 and wholes is not None:
             whole = wholes[:, 0].cpu()
-    return _Scale(blend.mean(), whole)
+    return Scale(blend.mean(), whole)
 
 
 def _compare_patches(

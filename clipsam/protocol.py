@@ -23,13 +23,16 @@ class EvalProtocol:
     """What a table must say about how it was made. None leaves a choice to the caller's defaults."""
 
     title: str = ""
-    split: str = "test"  # the only one there is: nothing is trained
+    split: str = "test"  # the only one that is scored
     resolution: int | None = (
         None  # side in px of the compared square; None (in files "photo"): the photo's own size
     )
     preset: str | None = None
     prompts: str | None = None
     sam: bool = True
+    trained_on: str | None = None  # the dataset that an adapter must have been trained on; None: no adapter
+    umci: dict[str, Any] | None = None  # these two are read by `clipsam train umci --config`
+    training: dict[str, Any] | None = None
     proxy: str | None = (
         None  # a folder, or a repository on the hub, of the second encoder for attention "proxy"
     )
@@ -63,6 +66,9 @@ _EXPECTED = {
     "prompts": (str, "the name or path of a prompt file"),
     "sam": (bool, "true or false"),
     "proxy": (str, "a folder, or a repository on the hub"),
+    "trained_on": (str, 'a kind of dataset, or "rendered"'),
+    "umci": (dict, "a table"),
+    "training": (dict, "a table"),
 }
 
 

@@ -43,6 +43,7 @@ class SegmenterRecipe:
     prompts: str | None = None
     defects: tuple[str, ...] = ()
     sam: bool = True
+    adapter: str | Path | None = None
     device: str | None = None
     dtype: str = "float32"
     models_dir: str | Path | None = None
@@ -56,6 +57,7 @@ class SegmenterRecipe:
             prompts=self.prompts,
             defects=self.defects,
             sam=self.sam,
+            adapter=self.adapter,
             device=self.device,
             dtype=self.dtype,
             models_dir=self.models_dir,
@@ -186,7 +188,7 @@ def for_product(segmenter: Any, product: str) -> Any:
     is."""
     if getattr(segmenter, "product", product) == product:
         return segmenter
-    return type(segmenter)(segmenter.preset, segmenter.clip, segmenter.sam, segmenter.prompts, product)
+    return segmenter.about(product)
 
 
 def describe_method(method: Method, category: Category, name: str | None) -> dict[str, Any]:

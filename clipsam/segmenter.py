@@ -7,6 +7,7 @@ and reports.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipsam import __version__
+from clipsam.adapter import Adapter
 from clipsam.clip import ClipEncoder
 from clipsam.edges import sharpen
 from clipsam.errors import UsageError
@@ -49,10 +51,13 @@ class AnomalySegmenter:
         sam: SamRefiner | None,
         prompts: PromptEnsemble,
         product: str = "object",
+        *,
+        adapter: Adapter | None = None,
     ) -> None:
         self.preset = preset
         self.clip = clip
         self.sam = sam
+        self.adapter = adapter
         self.prompts = prompts
         self.product = product
         self.choice = f"preset {preset.name}"  # why this preset, in words
@@ -67,6 +72,7 @@ class AnomalySegmenter:
         prompts: str | Path | None = None,
         defects: Sequence[str] = (),
         sam: bool = True,
+        adapter: str | Path | None = None,
         threshold: float | None = None,
         device: str | None = None,
         dtype: str = "float32",
@@ -76,10 +82,10 @@ class AnomalySegmenter:
 
         `name` is a preset's name, or None for the best pair that is present on this machine; `prompts` a
         shipped prompt file's name or a path (the preset's own by default); `defects` adds defect types in
-        words; `sam=False` leaves the coarse map as the result; `threshold` in [0, 1] replaces the preset's
-        pixel threshold; `device` is a torch device, the GPU where there is one by default; `dtype` is
-        "float32" or "bfloat16"; `models_dir` a pack of weights. Raises `UsageError`, `PromptError` or
-        `WeightsError`.
+        words; `sam=False` leaves the coarse map as the result; `adapter` is a file of `clipsam train umci`
+        whose map takes the place of the text map; `threshold` in [0, 1] replaces the preset's pixel
+        threshold; `device` is a torch device, the GPU where there is one by default; `dtype` is "float32" or
+        "bfloat16"; `models_dir` a pack of weights. Raises `UsageError`, `PromptError` or `WeightsError`.
         """
         choice = (
             PresetChoice(name, "the caller's own")
@@ -92,15 +98,22 @@ class AnomalySegmenter:
                 raise UsageError(f"the threshold is {threshold}; expected a value of the map, from 0 to 1")
             preset = replace(preset, pixel_threshold=threshold)
         place: dict[str, Any] = {"device": _usable(device), "dtype": dtype}
-        ensemble = load_prompts(prompts or preset.prompts).with_defects(defects)
+        ensemble = load_prompts(prompts or preset.prompts)
         clip = ClipEncoder.from_spec(preset.clip, models_dir=models_dir, **place)
         if preset.heatmap.attention == "proxy":
             clip.proxy = ProxyEncoder.from_spec(preset.proxy, models_dir=models_dir, **place)
         wanted = preset.sam if sam else None
         refiner = SamRefiner.from_spec(wanted, models_dir=models_dir, **place) if wanted else None
-        segmenter = cls(preset, clip, refiner, ensemble, product)
+        trained = Adapter.load(adapter, clip, ensemble, preset.heatmap) if adapter else None
+        segmenter = cls(preset, clip, refiner, ensemble.with_defects(defects), product, adapter=trained)
         segmenter.choice = choice.reason
         return segmenter
+
+    def about(self, product: str) -> AnomalySegmenter:
+        """The same warm models with sentences about another product."""
+        other = copy.copy(self)
+        other.product, other.targets = product, text_targets(self.clip, self.prompts.sentences(product))
+        return other
 
     @torch.inference_mode()
     def segment(self, image: str | Path | Image | NDArray[np.uint8] | Photo) -> Segmentation:
@@ -113,6 +126,9 @@ class AnomalySegmenter:
             photo = as_photo(image)
         with clock.stage("clip"):
             coarse = coarse_map(photo.pixels, self.clip, self.targets, self.preset.heatmap)
+        if self.adapter is not None:
+            with clock.stage("adapter"):
+                coarse = replace(coarse, anomaly=self.adapter.map(photo.pixels, self.product))
         with clock.stage("regions"):
             prompts = region_prompts(coarse.anomaly, self.preset.regions)
         with clock.stage("sam"):
@@ -166,6 +182,7 @@ class AnomalySegmenter:
             },
             "prompts": {"name": self.prompts.name, "hash": self.prompts.hash(self.product)},
             "heatmap": asdict(self.preset.heatmap),
+            "adapter": self.adapter.describe() if self.adapter else None,
             "regions": asdict(self.preset.regions),
             "sam": asdict(self.preset.sam_settings) if self.sam else None,
             "fusion": asdict(self.preset.fusion),

@@ -41,6 +41,9 @@ class DarkSegmenter:
         self.preset = preset or SimpleNamespace(fusion=FusionSettings())
         self.clip, self.sam, self.prompts, self.product = clip, sam, prompts, product
 
+    def about(self, product: str) -> DarkSegmenter:
+        return DarkSegmenter(self.preset, self.clip, self.sam, self.prompts, product)
+
     def segment(self, pixels: np.ndarray) -> Any:
         coarse = darkness(pixels)
         fused = ndimage.median_filter(coarse, 3)

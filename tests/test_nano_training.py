@@ -128,7 +128,7 @@ def test_log_writes_means_since_the_last_report(tmp_path, capsys):
     assert [(row["step"], row["loss"]) for row in rows] == [(2, 2.0), (3, 5.0)]
     assert rows[0]["scale"] == 20.0
     assert all(row["pictures_per_second"] > 0 for row in rows)
-    assert "loss 2.0" in capsys.readouterr().out
+    assert "loss 2.0" in capsys.readouterr().err
 
 
 @pytest.fixture

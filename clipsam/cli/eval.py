@@ -48,6 +48,9 @@ def evaluate_command(
     sam: bool | None = typer.Option(
         None, "--sam/--no-sam", help="Refine with SAM (default), or CLIP's map alone."
     ),
+    adapter: Path | None = typer.Option(
+        None, metavar="FILE", help="A map of clipsam train umci instead of the text map."
+    ),
     protocol: str = typer.Option(
         "photo", metavar="FILE|NAME", help="How to score; options given here go before it."
     ),
@@ -57,7 +60,7 @@ def evaluate_command(
     track: str | None = typer.Option(
         None,
         help="Whose published figures stand beside: training-free, aux, batch. By default aux for nano, "
-        "which is trained on rendered masks, else training-free.",
+        "which is trained on rendered masks, and with an adapter, else training-free.",
     ),
     dump_maps: bool = typer.Option(False, "--dump-maps", help="Write every map as float TIFF to OUT/maps."),
     figures: bool = typer.Option(
@@ -113,12 +116,14 @@ def evaluate_command(
     for problem in problems:
         if leave_out_faulty or not problem.is_fault:  # other faults are listed by the refusal
             _say(str(problem))
+    _check_adapter(adapter, data, protocol, chosen.trained_on)
     recipe = SegmenterRecipe(
         chosen.method(models_dir) if chosen.stages or chosen.proxy else chosen.preset,
         chosen.prompts,
         tuple(defect),
         chosen.sam,
-        device,
+        adapter=adapter,
+        device=device,
         models_dir=models_dir,
     )
     variations = [*ablations(recipe, ablate), *perturbed(recipe, perturb)]
@@ -151,6 +156,32 @@ def _with_options(
     if resolution == 0:
         given["resolution"] = None
     return replace(protocol, **given)
+
+
+def _check_adapter(adapter: Path | None, data: Dataset, protocol: str, trained_on: str | None) -> None:
+    """Refuse an adapter that has seen what it is to be tested on, or another than the protocol wants."""
+    if adapter is None:
+        if trained_on is not None:
+            raise UsageError(
+                f"the protocol '{protocol}' needs an adapter trained on {trained_on}; train it with: clipsam "
+                f"train umci --dataset {trained_on} --root DIR --config {protocol} --out FILE, and pass "
+                "--adapter FILE"
+            )
+        return
+    from clipsam.adapter import read_card
+
+    seen = read_card(adapter)["data"]
+    if trained_on is not None and seen["kind"] != trained_on:
+        raise UsageError(
+            f"{adapter} was trained on {seen['kind']}; expected one trained on {trained_on}, as the protocol "
+            f"'{protocol}' says"
+        )
+    both = sorted({category.name for category in data.categories} & set(seen.get("categories", ())))
+    if both and (seen["kind"], seen["name"]) == (data.kind, data.name):
+        raise UsageError(
+            f"{adapter} was trained on {', '.join(both)} of {data.name}; expected to be tested on what it "
+            "has not seen: choose others with --category, or another dataset"
+        )
 
 
 def _products(pairs: list[str]) -> dict[str, str]:
@@ -194,9 +225,12 @@ def _print(result: Evaluation, track: str | None, out: Path) -> None:
 
 
 def _track(result: Evaluation) -> str:
-    """What the method has seen: nano was trained on masks, though on rendered ones; the others on none."""
-    presets = {entry["method"].get("preset") for entry in result.categories.values()}
-    return "aux" if presets == {"nano"} else "training-free"
+    """What the method has seen: nano was trained on masks, though on rendered ones, an adapter on those of
+    other photos; the others on none.
+    """
+    methods = [entry["method"] for entry in result.categories.values()]
+    saw_masks = all(method.get("preset") == "nano" or method.get("adapter") for method in methods)
+    return "aux" if saw_masks else "training-free"
 
 
 def _say(text: str) -> None:

@@ -34,6 +34,9 @@ def inspect(
     defect: list[str] | None = typer.Option(None, help="Look for this type too; may be repeated."),
     preset: str | None = typer.Option(None, help="The pair of models; by default the best that is here."),
     sam: bool = typer.Option(True, "--sam/--no-sam", help="Refine with SAM, or keep CLIP's map as it is."),
+    adapter: Path | None = typer.Option(
+        None, metavar="FILE", help="A map of clipsam train umci instead of the text map."
+    ),
     threshold: float | None = typer.Option(
         None, min=0.0, max=1.0, help="Where the anomaly map becomes a region; the preset's by default."
     ),
@@ -79,6 +82,7 @@ def inspect(
         prompts=prompts,
         defects=defect or (),
         sam=sam,
+        adapter=adapter,
         threshold=threshold,
         device=device,
         models_dir=models_dir,

@@ -43,6 +43,9 @@ class ClipBatch:
     abnormal: list[str]
     captions: list[str]
 
+    def __len__(self) -> int:
+        return len(self.pixels)
+
 
 Photo = tuple[np.ndarray, list[tuple[str, np.ndarray]], Sample]
 """A picture, the masks of its defects by type, and the sample that it is of."""

@@ -40,6 +40,9 @@ class SamBatch:
     labels: Tensor
     boxes: Tensor
 
+    def __len__(self) -> int:
+        return len(self.pixels)
+
 
 class SamBatches(Dataset[SamBatch]):
     """All batches of a training, by number: `batch` pictures with `prompts` targets each."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +84,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: AdamW, average: Ave
 
 
 class Log:
-    """Running means of named numbers, written as JSON lines and echoed as plain text."""
+    """Running means of named numbers, written as JSON lines and echoed to stderr as plain text."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +107,7 @@ class Log:
         row |= {"pictures_per_second": round(self.pictures / seconds, 1), **extra}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        print("  ".join(f"{key} {value}" for key, value in row.items()), file=sys.stderr, flush=True)
         self.sums, self.count, self.pictures, self.since = {}, 0, 0, time.monotonic()
 
 
@@ -141,7 +142,7 @@ def fit(
     largest_gradient: float,
     after_step: Callable[[], dict[str, float]] = dict,
 ) -> None:
-    """Train `model` on the batches of `data`, each with `pixels`, and leave it with its averaged weights.
+    """Train `model` on the batches of `data` and leave it with its averaged weights.
 
     Goes on from `path`.ckpt where there is one and logs to `path`.jsonl. `loss_of(batch, step)` returns the
     loss and numbers for the log; `after_step` may mend parameters and returns further numbers.
@@ -161,8 +162,8 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         extra = after_step()
         average.update(model, step)
-        log.add(numbers, len(batch.pixels))
-        if (step + 1) % 50 == 0:
+        log.add(numbers, len(batch))
+        if (step + 1) % 50 == 0 or step + 1 == config.steps:
             log.report(step + 1, **extra, clock=time.strftime("%H:%M:%S"))
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             save_checkpoint(checkpoint, model, optimizer, average, step + 1)
