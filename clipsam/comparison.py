@@ -28,7 +28,8 @@ from clipsam.settings import ATTENTIONS, SELECTIONS, STRATEGIES
 # What is swept when an axis is named without values.
 AXES: dict[str, tuple[str, ...]] = {
     "prompts": ("industrial", "winclip", "april_gan"),
-    "attention": tuple(mode for mode in ATTENTIONS if mode != "proxy"),  # which needs weights of its own
+    # proxy needs weights of its own, and windows take ten times as long: both only when asked for
+    "attention": tuple(mode for mode in ATTENTIONS if mode not in ("proxy", "windows")),
     "sam": ("none", "points", "box", "box+points", "points,box,box+points"),
     "strategy": STRATEGIES,
     "selection": SELECTIONS,
