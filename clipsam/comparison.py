@@ -37,7 +37,8 @@ AXES: dict[str, tuple[str, ...]] = {
     "edges": ("0", "0.01", "0.02"),
     "fusion": ("0", "0.25", "0.5", "0.75", "1"),
     "weighting": ("fixed", "agreement"),
-    "edge-weight": ("0", "0.2", "0.4"),
+    "edge-weight": ("0", "0.3", "0.6"),
+    "edge-guide": ("0", "0.015", "0.03"),
 }
 
 # The stage of the preset and the field that an axis changes, and how its values are read.
@@ -50,6 +51,7 @@ _FIELDS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "fusion": ("fusion", "weight", float),
     "weighting": ("fusion", "weighting", str),
     "edge-weight": ("fusion", "edge_weight", float),
+    "edge-guide": ("fusion", "edge_guide", float),
 }
 
 

@@ -22,6 +22,7 @@ _WORK = 640  # contrast is computed on a photo of at most this many pixels a sid
 _FINE = 0.002  # sigma of the smoothing that takes out noise, as a fraction of the longer side
 _VISIBLE = 0.02  # contrasts of less than 5 grey levels are noise, however flat the rest of the photo is
 _MOST = 4.0  # times the photo's own contrast: beyond, more says nothing more
+_FLAT = 1e-3  # variance of grey levels (0 to 1) below which a window counts as flat, and is averaged
 _STANDS_OUT = 1.5  # times the mean along its way: a border that a box may move to
 
 
@@ -32,31 +33,58 @@ def contrast(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.float32]:
     sigma as a fraction of the longer side, in units of the photo's own root mean square of it: 1 is what the
     photo shows everywhere, 4 what is rare in it.
     """
-    small = _shrunk(pixels)
-    side = max(small.shape)
-    fine = ndimage.gaussian_filter(small, (_FINE * side, _FINE * side, 0))
-    wide = small
-    for _ in range(3):  # three boxes are a Gaussian whose cost does not grow with its width
-        wide = ndimage.uniform_filter(wide, (box := max(1, round(2 * scale * side)), box, 1))
-    distance = np.sqrt(((fine - wide) ** 2).sum(axis=-1))
-    usual = max(float(np.sqrt((distance**2).mean())), _VISIBLE)
-    return _resized(np.minimum(distance / usual, _MOST), pixels.shape)
+    return _resized(_contrast(_shrunk(pixels), scale), pixels.shape)
+
+
+def relief(pixels: NDArray[np.uint8], scale: float, reach: float) -> NDArray[np.float32]:
+    """The contrast of each pixel above or below that of its neighbourhood, float32 [H, W].
+
+    `reach` is the neighbourhood's sigma as a fraction of the longer side. Around every place it is 0 on
+    average: a busy place as a whole stands out no more than a calm one.
+    """
+    found = _contrast(_shrunk(pixels), scale)
+    found -= ndimage.gaussian_filter(found, reach * max(found.shape))
+    return _resized(found, pixels.shape)
 
 
 def sharpen(
     coarse: NDArray[np.float32], pixels: NDArray[np.uint8], settings: FusionSettings
 ) -> NDArray[np.float32]:
-    """The coarse map [H, W] in [0, 1], raised where the photo stands out from its surroundings.
+    """The coarse map [H, W] in [0, 1], with the shapes that the photo shows; two steps on its logit.
 
-    CLIP's patches are wider than most defects: among the pixels of a patch, those that differ from what is
-    around them are the more likely ones. To the logit of the map `settings.edge_weight` * (contrast - 1) is
-    added; at weight 0 the map stands.
+    CLIP's patches are wider than most defects: of the pixels of a patch, those that differ from what is
+    around them are the more likely ones. So `settings.edge_weight` * relief is added: which places are
+    suspicious stays CLIP's decision, the photo decides on their shape. Then the map is smoothed along visible
+    borders, not across them (see `guided`), over `settings.edge_guide`. At 0 each of the steps is left out.
     """
-    if settings.edge_weight == 0:
+    if settings.edge_weight == 0 and settings.edge_guide == 0:
         return coarse
-    logits = logit(np.clip(coarse, 1e-6, 1 - 1e-6))
-    shift = settings.edge_weight * (contrast(pixels, settings.edge_scale) - 1)
-    return expit(logits + shift).astype(np.float32)
+    logits = logit(np.clip(coarse, 1e-3, 1 - 1e-3)).astype(np.float32)
+    if settings.edge_weight > 0:
+        logits += settings.edge_weight * relief(pixels, settings.edge_scale, settings.edge_reach)
+    if settings.edge_guide > 0:
+        logits = guided(logits, pixels, settings.edge_guide)
+    return expit(logits).astype(np.float32)
+
+
+def guided(values: NDArray[np.float32], pixels: NDArray[np.uint8], radius: float) -> NDArray[np.float32]:
+    """The guided filter of He et al. (2013): `values` [H, W] as locally linear in the photo's grey level.
+
+    `radius` of its windows is a fraction of the longer side. Large photos: coefficients come from a smaller
+    one, as in the fast guided filter (He and Sun, arXiv 1505.00996).
+    """
+    grey = pixels.mean(axis=-1, dtype=np.float32) / np.float32(255)
+    small = _shrunk(pixels).mean(axis=-1)
+    target = _resized(values, small.shape)
+    box = 2 * max(1, round(radius * max(small.shape))) + 1
+
+    def mean(field: NDArray[np.float32]) -> NDArray[np.float32]:
+        return ndimage.uniform_filter(field, box)
+
+    middle, level = mean(small), mean(target)
+    slope = (mean(small * target) - middle * level) / (mean(small * small) - middle**2 + _FLAT)
+    offset = mean(level - slope * middle)
+    return _resized(mean(slope), grey.shape) * grey + _resized(offset, grey.shape)
 
 
 def snap(
@@ -128,6 +156,17 @@ def _side(profile: NDArray[np.float32], place: float, distance: int, limits: tup
     if len(way) < 2 or way.max() <= _STANDS_OUT * way.mean():
         return place
     return float(first + int(way.argmax()))
+
+
+def _contrast(small: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    side = max(small.shape)
+    fine = ndimage.gaussian_filter(small, (_FINE * side, _FINE * side, 0))
+    wide = small
+    for _ in range(3):  # three boxes are a Gaussian whose cost does not grow with its width
+        wide = ndimage.uniform_filter(wide, (box := max(1, round(2 * scale * side)), box, 1))
+    distance = np.sqrt(((fine - wide) ** 2).sum(axis=-1))
+    usual = max(float(np.sqrt((distance**2).mean())), _VISIBLE)
+    return np.minimum(distance / usual, np.float32(_MOST)).astype(np.float32)
 
 
 def _shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

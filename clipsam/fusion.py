@@ -144,11 +144,14 @@ def _check(settings: FusionSettings) -> None:
     for name, known in _CHOICES.items():
         if (found := getattr(settings, name)) not in known:
             raise UsageError(f"fusion's {name} must be one of: {', '.join(known)}; found {found!r}")
-    if settings.edge_weight < 0 or not 0 < settings.edge_scale < 1:
+    if settings.edge_weight < 0 or not 0 <= settings.edge_guide < 1:
         raise UsageError(
-            f"fusion's edge_weight must be at least 0 and its edge_scale a fraction above 0, found "
-            f"{settings.edge_weight} and {settings.edge_scale}"
+            "fusion's edge_weight must be at least 0 and its edge_guide a fraction of the longer side, found "
+            f"{settings.edge_weight} and {settings.edge_guide}"
         )
+    for name in ("edge_scale", "edge_reach"):
+        if not 0 < (found := getattr(settings, name)) < 1:
+            raise UsageError(f"fusion's {name} must be a fraction of the longer side, found {found}")
     for name in ("weight", "top_fraction"):
         if not 0 <= (found := getattr(settings, name)) <= 1:
             raise UsageError(f"fusion's {name} must lie in [0, 1], found {found}")

@@ -78,7 +78,8 @@ DINOV2_BASE = ProxySpec("dinov2-base", "Apache-2.0", 346_000_000, repo="facebook
 class Preset:
     """A pair of models and the settings of every stage. Without `sam` the coarse map is the result.
 
-    `proxy` is loaded only where `heatmap.attention` is "proxy".
+    `proxy` is loaded only where `heatmap.attention` is "proxy". `text_map` names a SAM 3 whose own
+    text-prompted map is the coarse map in place of CLIP's.
     """
 
     name: str
@@ -92,12 +93,13 @@ class Preset:
     pixel_threshold: float = 0.5
     prompts: str = "industrial"
     proxy: ProxySpec = DINOV2_BASE
+    text_map: SamSpec | None = None
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
         """The specifications of the models that are loaded, CLIP first."""
         proxy = self.proxy if self.heatmap.attention == "proxy" else None
-        return tuple(spec for spec in (self.clip, self.sam, proxy) if spec is not None)
+        return tuple(spec for spec in (self.clip, self.sam, proxy, self.text_map) if spec is not None)
 
 
 NANO = Preset(
@@ -108,6 +110,8 @@ NANO = Preset(
     # Chosen on rendered validation pictures alone: eval/select_nano.py.
     heatmap=HeatmapSettings(attention="plain", sizes=(256, 384), temperature=0.055, smoothing=0.01),
     regions=RegionSettings(low=0.5, high=0.65, max_regions=5),
+    # eval/select_sam.py: the photo's own cue wins on rendered pictures; masks count as far as CLIP agrees.
+    fusion=FusionSettings(weighting="agreement", edge_weight=0.4, edge_guide=0.015),
     pixel_threshold=0.64,
 )
 

@@ -215,7 +215,8 @@ def _segmenter_runner(segmenter: Any) -> Callable[[Pixels], Scored]:
     from clipsam.fusion import image_score
 
     settings = segmenter.preset.fusion
-    refined = getattr(segmenter, "sam", None) is not None or settings.edge_weight > 0
+    sharpened = settings.edge_weight > 0 or settings.edge_guide > 0
+    refined = sharpened or getattr(segmenter, "sam", None) is not None
 
     def run(pixels: Pixels) -> Scored:
         result = segmenter.segment(pixels)

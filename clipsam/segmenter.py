@@ -33,6 +33,7 @@ from clipsam.proxy import ProxyEncoder
 from clipsam.regions import region_prompts
 from clipsam.result import Segmentation
 from clipsam.sam import SamRefiner
+from clipsam.sam3_map import Sam3TextMap
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,6 +54,7 @@ class AnomalySegmenter:
         product: str = "object",
         *,
         adapter: Adapter | None = None,
+        text_map: Sam3TextMap | None = None,
     ) -> None:
         self.preset = preset
         self.clip = clip
@@ -60,6 +62,7 @@ class AnomalySegmenter:
         self.adapter = adapter
         self.prompts = prompts
         self.product = product
+        self.text_map = text_map  # gives the coarse map in place of CLIP
         self.choice = f"preset {preset.name}"  # why this preset, in words
         self.targets = text_targets(clip, prompts.sentences(product))
 
@@ -105,7 +108,10 @@ class AnomalySegmenter:
         wanted = preset.sam if sam else None
         refiner = SamRefiner.from_spec(wanted, models_dir=models_dir, **place) if wanted else None
         trained = Adapter.load(adapter, clip, ensemble, preset.heatmap) if adapter else None
-        segmenter = cls(preset, clip, refiner, ensemble.with_defects(defects), product, adapter=trained)
+        words = preset.text_map
+        text_map = Sam3TextMap.from_spec(words, models_dir=models_dir, **place) if words else None
+        ensemble = ensemble.with_defects(defects)
+        segmenter = cls(preset, clip, refiner, ensemble, product, adapter=trained, text_map=text_map)
         segmenter.choice = choice.reason
         return segmenter
 
@@ -125,7 +131,7 @@ class AnomalySegmenter:
         with clock.stage("decode"):
             photo = as_photo(image)
         with clock.stage("clip"):
-            coarse = coarse_map(photo.pixels, self.clip, self.targets, self.preset.heatmap)
+            coarse = self._coarse_map(photo.pixels)
         if self.adapter is not None:
             with clock.stage("adapter"):
                 coarse = replace(coarse, anomaly=self.adapter.map(photo.pixels, self.product))
@@ -154,6 +160,11 @@ class AnomalySegmenter:
             timings=clock.seconds,
         )
 
+    def _coarse_map(self, pixels: NDArray[np.uint8]) -> CoarseMap:
+        if self.text_map is not None:
+            return self.text_map.coarse_map(pixels, self.targets.defects)
+        return coarse_map(pixels, self.clip, self.targets, self.preset.heatmap)
+
     def _score(self, anomaly_map: NDArray[np.float32], coarse: CoarseMap) -> float:
         if self.preset.fusion.score != "whole":
             return image_score(anomaly_map, self.preset.fusion)
@@ -178,7 +189,9 @@ class AnomalySegmenter:
             "preset": self.preset.name,
             "product": self.product,
             "weights": {
-                part.name: part.weights_hash for part in (self.clip, self.sam, self.clip.proxy) if part
+                part.name: part.weights_hash
+                for part in (self.clip, self.sam, self.clip.proxy, self.text_map)
+                if part
             },
             "prompts": {"name": self.prompts.name, "hash": self.prompts.hash(self.product)},
             "heatmap": asdict(self.preset.heatmap),

@@ -118,8 +118,10 @@ class FusionSettings:
     weighting: str = (
         "fixed"  # or "agreement": each region's weight is times what its masks agree with the map
     )
-    edge_weight: float = 0.0  # logits that the map gains per unit of the photo's own contrast; 0: none
-    edge_scale: float = 0.05  # the neighbourhood of that contrast: a sigma, as a fraction of the longer side
+    edge_weight: float = 0.0  # logits that the map gains per unit of the photo's own relief; 0: none
+    edge_scale: float = 0.05  # what a pixel is compared with: a sigma, as a fraction of the longer side
+    edge_reach: float = 0.02  # within which the map is shared out anew: likewise
+    edge_guide: float = 0.0  # the map is smoothed along visible borders over this fraction of it; 0: not
     confidence: str = "iou*agreement"  # or "iou", "softmax": how much each mask counts
     normalisation: str = "region"  # or "photo", "peak": what the confidences are divided by
     score: str = "max"  # or "top": the image score is the highest map value, or the mean of the highest ones;

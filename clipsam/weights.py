@@ -121,6 +121,19 @@ def load_sam(spec: SamSpec, models_dir: str | Path | None = None) -> SamParts:
     return SamParts(model, processor, spec.name, location.weights_hash)
 
 
+def load_sam3(spec: SamSpec, models_dir: str | Path | None = None) -> SamParts:
+    """Load SAM 3's detector, which takes words, by transformers; `WeightsError` as in `load_sam`."""
+    location = need(spec, models_dir)
+    prove(location)
+    _family(location, ("sam3", "sam3_video"))  # the published file holds the tracker too
+    with _loading(location), _quiet_transformers():
+        from transformers import Sam3Processor
+
+        model = _saved_model(location, "Sam3Model")
+        processor = Sam3Processor.from_pretrained(location.folder, local_files_only=True)
+    return SamParts(model, processor, spec.name, location.weights_hash)
+
+
 def load_proxy(spec: ProxySpec, models_dir: str | Path | None = None) -> ProxyParts:
     """Load a DINOv2 or DINOv3 ViT by transformers; `WeightsError` as in `load_sam`."""
     location = need(spec, models_dir)

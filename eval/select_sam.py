@@ -2,8 +2,8 @@
 
 python eval/select_sam.py [--count 48] [--side 384] [--seed 0] [--only WORDS]
 
-Prints pixel F1-max, PRO, AP and AUROC of the coarse map and of each choice. Half of the pictures show
-families that training never draws. The coarse map of a picture is made once.
+Prints pixel F1-max, PRO, AP and AUROC of the coarse map and of each choice, and the threshold of the best
+F1. Half of the pictures show families that training never draws. The coarse map of a picture is made once.
 """
 
 from __future__ import annotations
@@ -23,22 +23,32 @@ from clipsam.regions import region_prompts
 from clipsam.sam import SamRefiner
 from clipsam.settings import FusionSettings, SamSettings
 
+SHARPENED = (  # weight, reach and guide of the photo's own cue
+    (0.3, 0.01, 0.0),
+    (0.3, 0.02, 0.0),
+    (0.3, 0.04, 0.0),
+    (0.6, 0.02, 0.0),
+    (0.0, 0.02, 0.015),
+    (0.3, 0.02, 0.015),
+    (0.3, 0.02, 0.03),
+    (0.6, 0.02, 0.015),
+)
 FIGURES = ("pixel_f1_max", "pro", "pixel_ap", "pixel_auroc")
 
 
 def choices() -> dict[str, Preset]:
-    """The choices by name; "contrast" ones use no mask."""
+    """The choices by name."""
     plain = replace(NANO, sam_settings=SamSettings(), fusion=FusionSettings())
     masks_alone = FusionSettings(weighting="agreement")
     found = {"plain lift": plain}
-    for scale in (0.03, 0.05, 0.1):
-        for weight in (0.2, 0.4, 0.8):
-            fusion = FusionSettings(weight=0.0, edge_weight=weight, edge_scale=scale)
-            found[f"contrast {scale} {weight}"] = replace(plain, fusion=fusion)
+    for weight, reach, guide in SHARPENED:
+        fusion = FusionSettings(weight=0.0, edge_weight=weight, edge_reach=reach, edge_guide=guide)
+        found[f"photo alone: {weight} within {reach}, guided {guide}"] = replace(plain, fusion=fusion)
     for merge in ("lift", "redraw"):
         fusion = replace(masks_alone, merge=merge)
         found[f"masks {merge} by agreement"] = replace(plain, fusion=fusion)
-        found[f"masks {merge} and contrast"] = replace(plain, fusion=replace(fusion, edge_weight=0.4))
+        fusion = replace(fusion, edge_weight=0.3, edge_guide=0.015)
+        found[f"masks {merge} by agreement and photo"] = replace(plain, fusion=fusion)
     for change in ({"strategy": "mmr"}, {"strategy": "cascade"}, {"edges": 0.01}, {"crop": 12}):
         found[f"masks lift {change}"] = replace(
             plain, fusion=masks_alone, sam_settings=replace(plain.sam_settings, **change)
@@ -72,7 +82,7 @@ def main() -> None:
     for name, metrics in scores.items():
         found = metrics.compute()
         figures = " ".join(f"{100 * float(found[key] or 0):5.1f}" for key in FIGURES)
-        print(f"{name:45} {figures}", flush=True)
+        print(f"{name:50} {figures}   threshold {found['pixel_threshold']:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def test_each_variation_changes_one_part() -> None:
     assert found["crop=16"].preset.sam_settings.crop == 16
     assert found["edges=0.02"].preset.sam_settings.edges == 0.02
     assert found["weighting=agreement"].preset.fusion.weighting == "agreement"
-    assert found["edge-weight=0.2"].preset.fusion.edge_weight == 0.2
+    assert found["edge-weight=0.6"].preset.fusion.edge_weight == 0.6
+    assert found["edge-guide=0.03"].preset.fusion.edge_guide == 0.03
     assert found["fusion=0.25"].preset.fusion.weight == 0.25
     assert found["fusion=0.25"].preset.heatmap == NANO.heatmap
 

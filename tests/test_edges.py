@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.special import expit, logit
 
-from clipsam.edges import contrast, sharpen, snap
+from clipsam.edges import contrast, guided, relief, sharpen, snap
 from clipsam.regions import RegionPrompt
 from clipsam.settings import FusionSettings
 
@@ -50,15 +51,79 @@ def test_large_photos_are_answered_at_their_own_size(shape: tuple[int, int]) -> 
     assert found[-20, -20] < 0.1
 
 
-def test_sharpen_adds_the_contrast_to_the_logit() -> None:
+def test_relief_is_contrast_less_that_of_the_neighbourhood() -> None:
+    found = relief(photo(), 0.05, 0.02)
+    expected = contrast(photo(), 0.05)
+    expected = expected - ndimage.gaussian_filter(expected, 0.02 * 160)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert abs(found.mean()) < 0.01
+    assert found[51, 61] > 1
+    assert found[56, 59] < -0.5
+
+
+def test_sharpen_shares_the_logit_out_among_neighbours() -> None:
     coarse = np.full((120, 160), 0.6, np.float32)
     coarse[:, 100:] = 0.2
     sharp = sharpen(coarse, photo(), SHARP)
-    expected = expit(logit(coarse) + 0.4 * (contrast(photo(), SHARP.edge_scale) - 1))
+    expected = expit(logit(coarse) + 0.4 * relief(photo(), SHARP.edge_scale, SHARP.edge_reach))
     np.testing.assert_allclose(sharp, expected, atol=1e-5)
     assert sharp.dtype == np.float32
-    assert sharp[56, 80] > 0.75 > 0.6 > sharp[100, 20]
+    assert sharp[51, 61] > 0.7 > 0.58 > sharp[56, 59]
+    assert sharp[100, 20] == pytest.approx(0.6, abs=0.01)
     assert sharpen(coarse, photo(), replace(SHARP, edge_weight=0.0)) is coarse
+
+
+def test_the_guided_filter_is_the_regression_of_every_window() -> None:
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 256, (14, 17, 3), dtype=np.uint8)
+    values = random.normal(size=(14, 17)).astype(np.float32)
+    grey = pixels.mean(axis=-1) / 255
+    found = guided(values, pixels, 2 / 17)
+    padded = [np.pad(field, 4, mode="symmetric") for field in (grey, values)]
+    slopes, offsets = np.zeros((2, 18, 21))  # windows of 5 x 5 px, centred up to 2 px outside of the photo
+    for row in range(18):
+        for column in range(21):
+            x, y = (field[row : row + 5, column : column + 5].ravel() for field in padded)
+            slopes[row, column] = ((x * y).mean() - x.mean() * y.mean()) / (x.var() + 1e-3)
+            offsets[row, column] = y.mean() - slopes[row, column] * x.mean()
+    row, column = 7, 8
+    around = slice(row, row + 5), slice(column, column + 5)
+    assert found[row, column] == pytest.approx(
+        slopes[around].mean() * grey[row, column] + offsets[around].mean(), abs=1e-4
+    )
+
+
+def test_the_guided_filter_smooths_along_borders_and_not_across() -> None:
+    values = np.where(photo()[..., 0] < 100, 2.0, -2.0).astype(np.float32)
+    blurred = ndimage.gaussian_filter(values, 4)
+    found = guided(blurred, photo(), 0.03)
+    inside = found[56, 98]
+    assert inside - found[56, 101] > 1.4 * (blurred[56, 98] - blurred[56, 101])
+    noise = np.random.default_rng(0).normal(size=values.shape).astype(np.float32)
+    assert guided(noise, photo(), 0.03)[80:].std() < 0.3 * noise.std()
+    large = np.repeat(np.repeat(photo(), 8, axis=0), 8, axis=1)  # 960 x 1280
+    assert guided(np.repeat(np.repeat(blurred, 8, 0), 8, 1), large, 0.03)[452, 788] == pytest.approx(
+        inside, abs=0.2
+    )
+
+
+def test_sharpen_relief_first_then_the_guided_filter() -> None:
+    coarse = np.clip(0.3 + ndimage.gaussian_filter(photo()[..., 0] < 100, 6.0, output=np.float32), 0, 0.9)
+    both = replace(SHARP, edge_guide=0.015)
+    shifted = logit(coarse) + 0.4 * relief(photo(), SHARP.edge_scale, SHARP.edge_reach)
+    expected = expit(guided(shifted.astype(np.float32), photo(), 0.015))
+    np.testing.assert_allclose(sharpen(coarse, photo(), both), expected, atol=1e-5)
+    alone = sharpen(coarse, photo(), FusionSettings(edge_guide=0.015))
+    np.testing.assert_allclose(alone, expit(guided(logit(coarse), photo(), 0.015)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change", [{"edge_scale": 0.02}, {"edge_reach": 0.05}, {"edge_weight": 0.8}, {"edge_guide": 0.02}]
+)
+def test_each_parameter_of_the_cue_changes_the_map(change: dict[str, float]) -> None:
+    coarse = np.full((120, 160), 0.6, np.float32)
+    one, other = (sharpen(coarse, photo(), settings) for settings in (SHARP, replace(SHARP, **change)))
+    assert np.abs(one - other).max() > 0.02
 
 
 def test_extreme_maps_stay_in_0_1() -> None:

@@ -237,6 +237,8 @@ def test_nothing_above_the_threshold_gives_an_empty_mask() -> None:
         {"score": "mean"},
         {"weighting": "x"},
         {"edge_weight": -1.0},
+        {"edge_reach": 0.0},
+        {"edge_guide": 1.0},
     ],
 )
 def test_unknown_settings_are_refused_with_the_known_ones(wrong: dict[str, object]) -> None:

@@ -75,7 +75,7 @@ def evaluate_command(
         [],
         metavar="AXIS[=A;B]",
         help="Also with one part changed at a time: prompts, attention, sam, strategy, selection, crop, "
-        "edges, fusion, weighting, edge-weight; may be repeated.",
+        "edges, fusion, weighting, edge-weight, edge-guide; may be repeated.",
     ),
     limit: int | None = typer.Option(
         None, min=1, help="A quick sample: at most so many photos per type of defect, and as many good ones."
