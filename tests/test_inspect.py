@@ -324,6 +324,7 @@ def test_options_reach_the_segmenter(clipsam: Callable[..., Result], photos: Pat
         "defects": ["scratch", "dent"],
         "prompts": "winclip",
         "sam": False,
+        "adapter": None,
         "threshold": 0.4,
         "device": "cpu",
         "models_dir": Path("pack"),
