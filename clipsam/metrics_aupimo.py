@@ -48,10 +48,12 @@ def photo_overlaps(
     good = int(bins.good.sum())
     if good == 0 or not samples:
         return np.full(len(samples), np.nan), float("nan")
-    weights, slack = _recall_weights(np.cumsum(bins.good) / good, bins.single, limits)
-    values = _weighted_recalls(weights, bins.lower, samples)
+    fpr = np.cumsum(bins.good) / good
+    within = slice(0, int(np.searchsorted(fpr, limits[1])) + 1)
+    weights, slack = _recall_weights(fpr[within], bins.single[within], limits)
+    values = _weighted_recalls(weights, bins.lower[within], samples)
     # The curve may run anywhere between the recalls at the two ends of a bin.
-    hidden = _weighted_recalls(slack - np.append(slack[1:], 0.0), bins.lower, samples)
+    hidden = _weighted_recalls(slack - np.append(slack[1:], 0.0), bins.lower[within], samples)
     sampled = any(sample.size == SAMPLES for sample in samples) / (2 * SAMPLES)
     return np.clip(values, 0.0, 1.0), float(np.mean(hidden)) + sampled
 

@@ -85,14 +85,17 @@ class AdaptiveHistogram:
         # page number the first bin of its slot. Slot 0 is never filled: a zero says "no such page yet".
         self._pages: Ints = np.empty(0, np.int64)
         self._slots = self._empty_slots()
-        self._counts: Ints = np.zeros((4, PAGE), np.int64)
+        self._counts = _no_counts()
         self._scratch = _scratch()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"level": self.level, "_pages": self._pages, "_counts": self._counts}
+        counts = self._counts[:, : (self._pages.size + 1) << PAGE_BITS]
+        return {"level": self.level, "pages": self._pages, "counts": counts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        self.level, self._pages, counts = state["level"], state["pages"], state["counts"]
+        self._counts = _no_counts()
+        self._counts[:, : counts.shape[1]] = counts
         self._slots = self._empty_slots()
         self._slots[self._pages] = np.arange(1, self._pages.size + 1) << PAGE_BITS
         self._scratch = _scratch()
@@ -168,16 +171,12 @@ class AdaptiveHistogram:
     def _append(self, pages: Ints) -> None:
         self._slots[pages] = (np.arange(1, pages.size + 1) + self._pages.size) << PAGE_BITS
         self._pages = np.concatenate([self._pages, pages])
-        needed, present = (self._pages.size + 1) * PAGE, self._counts.shape[1]
-        if needed > present:
-            room = np.zeros((4, min(2 * needed, (MAX_PAGES + 1) * PAGE) - present), np.int64)
-            self._counts = np.concatenate([self._counts, room], axis=1)
 
     def _coarsen(self, level: int, wanted: Ints) -> None:
         pages, counts, old_level = self._pages, self._counts, self.level
         self.level = level
         self._pages, self._slots = np.empty(0, np.int64), self._empty_slots()
-        self._counts = np.zeros((4, PAGE), np.int64)
+        self._counts = _no_counts()
         self._append(wanted)
         self._pour(pages, counts, old_level)
 
@@ -187,6 +186,11 @@ class AdaptiveHistogram:
         bins = self._slots[source >> PAGE_BITS] | (source & (PAGE - 1))
         for mine, theirs in zip(self._counts, counts, strict=True):
             np.add.at(mine, bins, theirs[PAGE : PAGE + bins.size])
+
+
+def _no_counts() -> Ints:
+    """Counts of no pages yet, with room for all: memory is taken as it is written to."""
+    return np.zeros((4, (MAX_PAGES + 1) * PAGE), np.int64)
 
 
 def _scratch() -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
