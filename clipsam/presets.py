@@ -108,11 +108,11 @@ NANO = Preset(
     clip=ClipSpec("nano-clip", licence="Apache-2.0", folder=str(EMBEDDED / "clip")),
     sam=SamSpec("nano-sam", licence="Apache-2.0", folder=str(EMBEDDED / "sam")),
     # Chosen on rendered validation pictures alone: eval/select_nano.py.
-    heatmap=HeatmapSettings(attention="plain", sizes=(256, 384), temperature=0.055, smoothing=0.01),
-    regions=RegionSettings(low=0.5, high=0.65, max_regions=5),
+    heatmap=HeatmapSettings(attention="plain", sizes=(256, 384), temperature=0.025, smoothing=0.01),
+    regions=RegionSettings(low=0.5, high=0.69, max_regions=5),
     # eval/select_sam.py: the photo's own cue wins on rendered pictures; masks count as far as CLIP agrees.
     fusion=FusionSettings(weighting="agreement", edge_weight=0.4, edge_guide=0.015),
-    pixel_threshold=0.64,
+    pixel_threshold=0.69,
 )
 
 SMALL = Preset(

@@ -19,7 +19,7 @@ from clipsam.nano.validate import validate
 from clipsam.presets import PRESETS
 
 ATTENTION = ("plain", "v-v", "value")
-SIZES = ((256,), (384,), (512,), (256, 384), (256, 512))
+SIZES = ((256,), (384,), (512,), (256, 384), (384, 512), (256, 384, 512))
 SMOOTHING = (0.01, 0.02)
 
 

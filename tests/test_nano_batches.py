@@ -6,7 +6,8 @@ from functools import cache
 import numpy as np
 import torch
 
-from clipsam.nano.batches import STRIDE, TYPES, ClipBatches, collate, pair
+from clipsam.nano import batches
+from clipsam.nano.batches import STRIDE, TYPES, ClipBatches, collate, pair, recoloured
 from clipsam.nano.corpus.compose import Instance, Sample, box_of, render
 from clipsam.nano.corpus.defects import DEFECTS
 
@@ -40,8 +41,26 @@ def test_a_batch_has_what_it_says():
 
 
 def test_about_the_same_number_of_pixels_whatever_the_size():
-    small = ClipBatches(0, 1, batch=1, sizes=[(64, 64)])[0]
-    assert len(small.pixels) == 256 * 256 // (64 * 64)
+    small = ClipBatches(0, 1, batch=2, sizes=[(64, 64)])[0]
+    assert len(small.pixels) == 2 * 256 * 256 // (64 * 64)
+
+
+def test_each_group_of_samples_comes_twice_one_round_of_sizes_apart():
+    rounds = len(data().sizes)
+    early, late = ClipBatches(5, 9, 2, data().sizes)[0], ClipBatches(5, 9, 2, data().sizes)[rounds]
+    half = len(early.pixels) // 2
+    levels = [picture.float().std(dim=(0, 1, 2)) for picture in (early.pixels[half:], late.pixels[:half])]
+    assert early.pixels.shape == late.pixels.shape
+    assert torch.equal(early.targets[half:].sum(dim=(1, 2, 3)), late.targets[:half].sum(dim=(1, 2, 3)))
+    assert not torch.equal(levels[0], levels[1])
+
+
+def test_tones_are_often_left_alone_and_twins_get_the_same():
+    photo = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    changed = [recoloured(np.random.default_rng(seed)) for seed in range(40)]
+    assert 5 < sum(np.array_equal(change(photo), photo) for change in changed) < 30
+    assert all(np.array_equal(change(photo), change(photo.copy())) for change in changed)
+    assert all(change(photo).shape == photo.shape and change(photo).dtype == np.uint8 for change in changed)
 
 
 def test_a_number_always_gives_the_same_batch():
@@ -73,7 +92,8 @@ def test_twins_differ_in_nothing_but_the_defect():
     assert changed[union].mean() > 5 * changed[~union].mean()
 
 
-def test_picture_masks_and_twin_are_flipped_alike():
+def test_picture_masks_and_twin_are_flipped_alike(monkeypatch):
+    monkeypatch.setattr(batches, "recoloured", lambda rng: lambda image: image)
     sample = damaged()
     seen = set()
     for seed in range(12):

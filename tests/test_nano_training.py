@@ -22,10 +22,14 @@ CLIP = train_clip.ClipTraining(
     vocabulary=300,
     workers=0,
     checkpoint_every=2,
+    validate_every=2,
+    validation=1,
     head_batches=1,
     head_steps=2,
 )
-SAM = train_sam.SamTraining(steps=4, batch=1, prompts=1, workers=0, checkpoint_every=2)
+SAM = train_sam.SamTraining(
+    steps=4, batch=1, prompts=1, workers=0, checkpoint_every=2, validate_every=2, validation=1
+)
 
 
 class Killed(Exception):
@@ -162,12 +166,15 @@ def test_clip_training_survives_a_kill_and_repeats_itself(tmp_path, monkeypatch,
     whole = train_clip.train_clip(CLIP, tmp_path / "whole")
     assert whole == tmp_path / "whole" / "clip"
     with monkeypatch.context() as patch:
-        stop_at(patch, train_clip, "losses_of", 3)  # the third step is done, but not kept
+        stop_at(patch, train_clip, "losses_of", 4)  # two steps, a validation, a third step that is not kept
         with pytest.raises(Killed):
             train_clip.train_clip(CLIP, tmp_path / "killed")
     assert not (tmp_path / "killed" / "clip").exists()
     torch.rand(7)  # whatever else has drawn random numbers meanwhile
     assert same(whole, train_clip.train_clip(CLIP, tmp_path / "killed"), weights)
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "clip.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]
+    assert all(row["validation_last"] > 0 and row["validation_any"] > 0 for row in rows)
 
 
 def test_clip_training_leaves_the_taught_text_tower_alone(tmp_path, monkeypatch, few_words):
@@ -189,12 +196,15 @@ def test_sam_training_survives_a_kill_and_repeats_itself(tmp_path, monkeypatch):
     whole = train_sam.train_sam(SAM, tmp_path / "whole")
     assert whole == tmp_path / "whole" / "sam"
     with monkeypatch.context() as patch:
-        stop_at(patch, train_sam, "loss_of", 3)
+        stop_at(patch, train_sam, "loss_of", 4)
         with pytest.raises(Killed):
             train_sam.train_sam(SAM, tmp_path / "killed")
     assert not (tmp_path / "killed" / "sam").exists()
     torch.rand(7)
     assert same(whole, train_sam.train_sam(SAM, tmp_path / "killed"), "model.safetensors")
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "sam.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]
+    assert all(0 <= row["validation_iou"] <= 1 for row in rows)
 
 
 def test_kinds_of_prompts_take_turns():

@@ -6,7 +6,7 @@ exactly. Input: a seed and sizes. Output: `ClipBatch`. Knows nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,23 +52,31 @@ Photo = tuple[np.ndarray, list[tuple[str, np.ndarray]], Sample]
 
 
 class ClipBatches(Dataset[ClipBatch]):
-    """All batches of a training, by number: about `batch` pictures of 256 x 256 px, fewer where the size
-    drawn is larger.
+    """All batches of a training, by number: about `batch` pictures of 256 x 256 px, fewer where the size is
+    larger. Sizes come in turn.
     """
 
     def __init__(self, seed: int, length: int, batch: int, sizes: Sequence[tuple[int, int]]) -> None:
         self.seed, self.length, self.batch, self.sizes = seed, length, batch, tuple(sizes)
+        self.groups: dict[int, list[Sample]] = {}
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> ClipBatch:
-        rng = np.random.default_rng((self.seed, index))
-        height, width = self.sizes[int(rng.integers(len(self.sizes)))]
-        count = max(2, self.batch * 128 * 256 // (height * width))
-        seeds = rng.integers(2**31, size=count)
-        samples = [render(int(seed), height, width, p_normal=0.05) for seed in seeds]
-        return collate([photo for sample in samples for photo in pair(sample, rng)], rng)
+        rng = np.random.default_rng((self.seed, 1, index))
+        again, fresh = self.group(index), self.group(index + len(self.sizes))
+        return collate([photo for sample in (*again, *fresh) for photo in pair(sample, rng)], rng)
+
+    def group(self, index: int) -> list[Sample]:
+        """Half of the samples of a batch; each group comes twice, `len(sizes)` batches apart."""
+        if index not in self.groups:
+            height, width = self.sizes[index % len(self.sizes)]
+            count = max(1, self.batch * 64 * 256 // (height * width))
+            seeds = np.random.default_rng((self.seed, index)).integers(2**31, size=count)
+            self.groups[index] = [render(int(seed), height, width, p_normal=0.05) for seed in seeds]
+            self.groups.pop(index - len(self.sizes) - 1, None)
+        return self.groups[index]
 
 
 def pair(sample: Sample, rng: np.random.Generator) -> list[Photo]:
@@ -79,7 +87,28 @@ def pair(sample: Sample, rng: np.random.Generator) -> list[Photo]:
     """
     flips = tuple(slice(None, None, -1 if rng.random() < 0.5 else 1) for _ in range(2))
     masks = [(one.defect, one.mask[flips]) for one in sample.instances]
-    return [(sample.image[flips], masks, sample), (sample.flawless[flips], [], sample)]
+    tones = recoloured(rng)
+    return [(tones(sample.image[flips]), masks, sample), (tones(sample.flawless[flips]), [], sample)]
+
+
+def recoloured(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+    """A change of tone for uint8 [H, W, 3]: mostly none, else another curve per colour, swapped or inverted
+    colours, or grey.
+
+    Products come in every colour and under every light; what is wrong with them stays wrong.
+    """
+    if rng.random() < 0.4:
+        return lambda image: image
+    levels = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.normal(0, 0.2, 3))
+    low = rng.uniform(0, 0.1)
+    levels = low + levels * (rng.uniform(0.75, 1) - low)
+    if rng.random() < 0.1:
+        levels = 1 - levels
+    table = np.rint(levels * 255).astype(np.uint8)
+    order = rng.permutation(3) if rng.random() < 0.3 else np.arange(3)
+    if rng.random() < 0.15:
+        order, table = np.full(3, order[0]), table[:, :1].repeat(3, axis=1)
+    return lambda image: np.stack([table[image[..., c], i] for i, c in enumerate(order)], axis=-1)
 
 
 def collate(samples: Sequence[Photo], rng: np.random.Generator) -> ClipBatch:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from clipsam.nano.corpus.compose import Sample, render
+from clipsam.nano.corpus.families import HELD_OUT
 from clipsam.nano.models import SAM_PATCH, SAM_SIZE
 
 LOW = SAM_SIZE // SAM_PATCH * 4
@@ -45,10 +46,14 @@ class SamBatch:
 
 
 class SamBatches(Dataset[SamBatch]):
-    """All batches of a training, by number: `batch` pictures with `prompts` targets each."""
+    """All batches of a training, by number: `batch` pictures with `prompts` targets each.
 
-    def __init__(self, seed: int, length: int, batch: int, prompts: int) -> None:
+    The split "validation" draws only families that training never draws.
+    """
+
+    def __init__(self, seed: int, length: int, batch: int, prompts: int, split: str = "train") -> None:
         self.seed, self.length, self.batch, self.prompts = seed, length, batch, prompts
+        self.families = HELD_OUT if split == "validation" else None
 
     def __len__(self) -> int:
         return self.length
@@ -59,7 +64,7 @@ class SamBatches(Dataset[SamBatch]):
         while len(rows) < self.batch:
             long, short = int(rng.integers(224, 321)), int(rng.integers(160, 321))
             height, width = (long, min(long, short)) if rng.random() < 0.5 else (min(long, short), long)
-            sample = render(int(rng.integers(2**31)), height, width, p_normal=0.1)
+            sample = render(int(rng.integers(2**31)), height, width, families=self.families, p_normal=0.1)
             masks = targets_of(sample, rng)
             if masks:
                 rows.append(self.row(sample.image, masks, rng))

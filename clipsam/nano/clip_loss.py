@@ -58,19 +58,28 @@ def naming(logits: Tensor, target: Tensor) -> Tensor:
     return (loss / area.clamp(min=1)).sum() / (area > 0).sum().clamp(min=1)
 
 
-def dense_losses(logits: Tensor, targets: Tensor, generic: int, sharpness: float) -> dict[str, Tensor]:
+def dense_losses(
+    logits: Tensor,
+    targets: Tensor,
+    generic: int,
+    sharpness: float,
+    *,
+    types: float = 0.5,
+    names: float = 0.3,
+) -> dict[str, Tensor]:
     """Losses of the type maps [b, k, h, w] against masks in [0, 1] of the same shape.
 
-    `generic` is the index of the type "damage", whose mask is the union of all, and the last one. Keys:
-    `types` (each type's own map), `names` (which type a defect is of), `any` and `overlap` (balanced cross
-    entropy and Dice of the soft maximum), `picture` (is anything wrong at all).
+    `generic` is the index of the type "damage", whose mask is the union of all, and the last one; `types`
+    and `names` are weights. Keys: `types` (each type's own map), `names` (which type a defect is of),
+    `any` and `overlap` (balanced cross entropy and Dice of the soft maximum), `picture` (is anything wrong at
+    all).
     """
     union = targets[:, generic]
     anomaly = soft_maximum(logits.transpose(0, 1), sharpness)
     top = anomaly.flatten(1).topk(max(1, anomaly[0].numel() // 200), dim=1).values.mean(dim=1)
     return {
-        "types": balanced(logits, targets),
-        "names": naming(logits[:, :generic], targets[:, :generic]),
+        "types": types * balanced(logits, targets),
+        "names": names * naming(logits[:, :generic], targets[:, :generic]),
         "any": balanced(anomaly, union),
         "overlap": 0.5 * dice(torch.sigmoid(anomaly), union),
         "picture": 0.3 * F.binary_cross_entropy_with_logits(top, (union.amax(dim=(1, 2)) > 0.5).float()),

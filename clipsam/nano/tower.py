@@ -1,4 +1,4 @@
-"""The image tower of CLIP-nano: a timm VisionTransformer whose patch embedding is a small convolutional stem.
+"""The image tower of CLIP-nano: a timm VisionTransformer whose patch embedding is a small residual network.
 
 Input: pictures [b, 3, H, W], sides multiples of 16. Output: what every timm VisionTransformer gives, so the
 dense code path of the big towers serves it unchanged. Convolutions see scratches of two pixels that a bare
@@ -9,10 +9,12 @@ nothing of weights or training.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -20,28 +22,58 @@ from torch import Tensor, nn
 from clipsam.nano.rarity import FEATURES, rarity
 
 
-class ConvBlock(nn.Module):
-    """Norm, 3x3 convolution, ReLU, 1x1 convolution, residual: [b, c, h, w] -> the same."""
+def layer(previous: int, width: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, norm, ReLU: [b, previous, h, w] -> [b, width, h / stride, w / stride]."""
+    convolution = nn.Conv2d(previous, width, kernel, stride, padding=1 if kernel == 3 else 0, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
-    def __init__(self, width: int) -> None:
+
+def contrasts(x: Tensor) -> Tensor:
+    """[b, 3, H, W] -> [b, 9, H, W]: the pixels, the same in units of their spread over the photo, and grey
+    against its neighbourhoods of 4, 8 and 16 px in units of that contrast's spread.
+
+    A network from scratch sees defects of dark, flat and busy photos alike many times sooner with these.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.float()
+        grey = x.mean(dim=1, keepdim=True)
+        around = [F.interpolate(F.avg_pool2d(grey, k), grey.shape[2:], mode="bilinear") for k in (4, 8, 16)]
+        rest = [x - x.mean(dim=(2, 3), keepdim=True), *(grey - mean for mean in around)]
+        spreads = [part.square().mean(dim=(2, 3), keepdim=True).sqrt() + 0.04 for part in rest]
+        return torch.cat([x, *(part / spread for part, spread in zip(rest, spreads, strict=True))], 1).clamp(
+            -6, 6
+        )
+
+
+class LearnedRarity(nn.Module):
+    """How rare each cell is within its own photo, by features that are learned: [b, c, h, w] -> [b, 2 heads,
+    h, w].
+
+    Each head projects to unit vectors and gives minus the log density of two Parzen windows.
+    """
+
+    def __init__(self, width: int, heads: int = 3, dim: int = 24) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(width)
-        self.spatial = nn.Conv2d(width, width, 3, padding=1)
-        self.act = nn.ReLU()
-        self.project = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
+        self.heads = heads
+        self.project = nn.Conv2d(width, heads * dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(self.act(self.spatial(self.norm(x))))
+        with torch.autocast(x.device.type, enabled=False):
+            points = self.project(x.float()).unflatten(1, (self.heads, -1))
+            points = F.normalize(points, dim=2).flatten(3)
+            distance = 2 - 2 * points.transpose(2, 3) @ points
+            rare = [-torch.logsumexp(distance / (-2 * width**2), dim=-1) for width in (0.2, 0.5)]
+            density = torch.stack(rare, dim=2) + math.log(points.shape[-1])
+            return density.flatten(1, 2).unflatten(2, x.shape[2:])
 
 
 class ConvStem(nn.Module):
     """Pictures [b, 3, H, W] -> tokens [b, H/16, W/16, embed_dim] (NHWC, as timm wants with dynamic image
     sizes).
 
-    The last block works on the 16-px grid and takes the place of position embeddings: any input size, no
-    interpolation.
+    Stages of plain convolutions at strides 4, 8 and 16, one at stride 32 for context, and beside them what is
+    rare in the photo, by fixed statistics and by learned features. Convolutions take the place of position
+    embeddings: any input size, no interpolation.
     """
 
     patch_size = (16, 16)
@@ -51,29 +83,27 @@ class ConvStem(nn.Module):
         img_size: int = 256,
         patch_size: int = 16,
         in_chans: int = 3,
-        embed_dim: int = 192,
-        widths: tuple[int, ...] = (32, 64, 128),
-        blocks: tuple[int, ...] = (1, 2, 2),
+        embed_dim: int = 256,
+        widths: tuple[int, int, int, int] = (48, 96, 192, 256),
         **_: Any,
     ) -> None:
         super().__init__()
-        self.img_size = (img_size, img_size)
-        self.grid_size = (img_size // 16, img_size // 16)
-        self.num_patches = self.grid_size[0] * self.grid_size[1]
-        layers: list[nn.Module] = []
-        previous = in_chans
-        for width, depth in zip((*widths, embed_dim), (*blocks, 1), strict=True):
-            kernel = 3 if previous == in_chans else 2
-            layers += [
-                nn.Conv2d(previous, width, kernel, stride=2, padding=kernel // 2 if kernel == 3 else 0)
+        self.set_input_size(img_size)
+        first, second, third, last = widths
+        self.fine = nn.ModuleList(
+            [
+                nn.Sequential(layer(4 * 3 * in_chans, first, 3, 2), layer(first, first)),
+                nn.Sequential(layer(first, second, 2, 2), layer(second, second), layer(second, second)),
+                nn.Sequential(layer(second, third, 2, 2), layer(third, third), layer(third, third)),
             ]
-            layers += [nn.BatchNorm2d(width), *(ConvBlock(width) for _ in range(depth))]
-            previous = width
-        self.layers = nn.Sequential(*layers)
-        self.scale = nn.Parameter(
-            torch.full((embed_dim,), 0.1)
-        )  # what is rare leads until the stem has learned
-        self.context = nn.Sequential(nn.Linear(FEATURES, 128), nn.GELU(), nn.Linear(128, embed_dim))
+        )
+        self.wide = nn.Sequential(layer(third, last, 2, 2), layer(last, last), layer(last, last))
+        self.rare = LearnedRarity(third)
+        self.context = nn.Sequential(
+            nn.Linear(FEATURES + 2 * self.rare.heads, 160), nn.GELU(), nn.Linear(160, 160)
+        )
+        self.convolved = third + last
+        self.merge = nn.Linear(self.convolved + 160, embed_dim)
 
     def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
         return 16 if as_scalar else (16, 16)
@@ -89,12 +119,32 @@ class ConvStem(nn.Module):
             self.grid_size = self.dynamic_feat_size(self.img_size)
             self.num_patches = self.grid_size[0] * self.grid_size[1]
 
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """Normalised pixels [b, 3, H, W] -> features [b, c, h, w] at strides 4, 8 and 16."""
+        x = F.pixel_unshuffle(contrasts(x), 2).contiguous(memory_format=torch.channels_last)
+        found = []
+        for stage in self.fine:
+            x = stage(x)
+            found.append(x)
+        return found
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Normalised pixels -> what the convolutions alone know of each cell, [b, H/16, W/16, c]."""
+        near = self.stages(x)[-1]
+        padded = F.pad(near, (0, near.shape[3] % 2, 0, near.shape[2] % 2))
+        wide = F.interpolate(self.wide(padded), scale_factor=2)[..., : near.shape[2], : near.shape[3]]
+        return torch.cat([near, wide], dim=1).permute(0, 2, 3, 1)
+
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.layers(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
-        return self.scale * tokens + self.context(rarity(x))
+        seen = self.seen(x)
+        learned = self.rare(seen[..., : self.rare.project.in_channels].permute(0, 3, 1, 2))
+        rare = torch.cat([rarity(x), learned.permute(0, 2, 3, 1)], dim=-1)
+        return self.merge(torch.cat([seen, self.context(rare)], dim=-1))
 
 
-def _tower(width: int, depth: int, heads: int, stem: tuple[int, ...], **kwargs: Any) -> VisionTransformer:
+def _tower(
+    width: int, depth: int, heads: int, stem: tuple[int, int, int, int], **kwargs: Any
+) -> VisionTransformer:
     kwargs.pop("pretrained_cfg", None)
     kwargs.pop("pretrained_cfg_overlay", None)
     kwargs.pop("cache_dir", None)
@@ -123,4 +173,4 @@ def clipsam_nano_16(pretrained: bool = False, **kwargs: Any) -> VisionTransforme
     """The tower of the embedded CLIP-nano; `pretrained` is ignored, since its weights come with the open_clip
     model.
     """
-    return _tower(width=192, depth=6, heads=3, stem=(32, 64, 128), **kwargs)
+    return _tower(width=256, depth=2, heads=4, stem=(48, 96, 192, 256), **kwargs)

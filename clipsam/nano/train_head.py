@@ -43,12 +43,13 @@ def train_head(
     sums: dict[str, float] = {}
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = peak * rate(step, steps, 50, 0.5)
+            group["lr"] = peak * rate(step, steps, 50, 0.6)
         tokens, targets, normal, abnormal = cached[int(torch.randint(len(cached), (1,), generator=order))]
         patches = F.normalize(head(tokens.to(device).float()), dim=-1)
         logits = type_logits(patches, normal, abnormal, scale)
         logits = F.interpolate(logits, size=targets.shape[-2:], mode="bilinear")
-        losses = dense_losses(logits, targets.to(device).float(), targets.shape[1] - 1, sharpness)
+        truth = targets.to(device).float()
+        losses = dense_losses(logits, truth, truth.shape[1] - 1, sharpness, types=0.1)
         sum(losses.values(), torch.zeros((), device=device)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -8,6 +8,7 @@ real photo is read.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from clipsam.nano.clicks import SamBatch, SamBatches
 from clipsam.nano.models import build_sam, save_sam
 from clipsam.nano.train_clip import normalised
 from clipsam.nano.training import fit
+
+BOX = 1
+"""The step whose prompts are boxes; see `prompt_of`."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class SamTraining:
     averaging: float = 0.998
     workers: int = 1
     checkpoint_every: int = 100
+    validate_every: int = 500
+    validation: int = 12
 
 
 def train_sam(config: SamTraining, folder: Path, device: str = "cpu") -> Path:
@@ -45,6 +51,9 @@ def train_sam(config: SamTraining, folder: Path, device: str = "cpu") -> Path:
     """
     torch.manual_seed(config.seed)
     model = build_sam().to(device).train()
+    unseen = cache(
+        lambda: SamBatches(config.seed, 1, config.validation, config.prompts, split="validation")[0]
+    )
     fit(
         model,
         SamBatches(config.seed, config.steps, config.batch, config.prompts),
@@ -52,6 +61,8 @@ def train_sam(config: SamTraining, folder: Path, device: str = "cpu") -> Path:
         folder / "sam",
         lambda batch, step: loss_of(model, batch, step, device),
         largest_gradient=1.0,
+        validate=lambda: loss_of(model, unseen(), BOX, device)[1],
+        validate_every=config.validate_every,
     )
     save_sam(model.eval(), folder / "sam")
     return folder / "sam"

@@ -141,11 +141,15 @@ def fit(
     *,
     largest_gradient: float,
     after_step: Callable[[], dict[str, float]] = dict,
+    validate: Callable[[], dict[str, float]] = dict,
+    validate_every: int = 0,
 ) -> None:
     """Train `model` on the batches of `data` and leave it with its averaged weights.
 
     Goes on from `path`.ckpt where there is one and logs to `path`.jsonl. `loss_of(batch, step)` returns the
-    loss and numbers for the log; `after_step` may mend parameters and returns further numbers.
+    loss and numbers for the log; `after_step` may mend parameters and returns further numbers. `validate`
+    measures the model in evaluation mode every so many steps (0: never); its numbers are logged as
+    `validation_*`.
     """
     optimizer = optimizer_for(model, config.peak, config.weight_decay)
     average = Average(model, config.averaging)
@@ -163,11 +167,23 @@ def fit(
         extra = after_step()
         average.update(model, step)
         log.add(numbers, len(batch))
-        if (step + 1) % 50 == 0 or step + 1 == config.steps:
+        checked = validate_every and (step + 1) % validate_every == 0
+        if checked:
+            extra |= evaluated(model, validate)
+        if checked or (step + 1) % 50 == 0 or step + 1 == config.steps:
             log.report(step + 1, **extra, clock=time.strftime("%H:%M:%S"))
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             save_checkpoint(checkpoint, model, optimizer, average, step + 1)
     model.load_state_dict(average.state)
+
+
+@torch.no_grad()
+def evaluated(model: nn.Module, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What `validate` finds with the model in evaluation mode."""
+    model.eval()
+    numbers = {f"validation_{name}": round(value, 4) for name, value in validate().items()}
+    model.train()
+    return numbers
 
 
 def loader(data: Dataset[Any], numbers: range, workers: int) -> DataLoader[Any]:
