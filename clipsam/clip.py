@@ -182,6 +182,15 @@ class ClipEncoder:
             return self.tower.levels(pixels, blocks)
 
     @torch.inference_mode()
+    def encode_stages(self, pixels: Tensor) -> list[Tensor]:
+        """Pixels [b, 3, H, W] in [0, 1] -> features [b, c, h, w] of each stage of a convolutional stem,
+        float32, the finest first. Raises `TowerError` for a tower without one.
+        """
+        pixels = self._normalised(pixels)
+        with self._precision():
+            return [stage.float() for stage in self.tower.stages(pixels)]
+
+    @torch.inference_mode()
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
         """Complete sentences -> unit vectors [n, d], float32, in the same order, each encoded once."""
         if not sentences:

@@ -33,9 +33,11 @@ def read_visa(root: Path) -> Dataset:
         )
         raise UsageError(f"{table} is missing{hint}; expected VisA as published, with split_csv/1cls.csv.")
     samples: dict[str, list[Sample]] = {}
+    train: dict[str, list[Path]] = {}
     problems: list[Problem] = []
     for line, row in _rows(table, {"object", "split", "label", "image", "mask"}):
         if row["split"] != "test":
+            train.setdefault(row["object"], []).extend(_flawless(row, root))
             continue
         sample, problem = _sample(row, root, table, line)
         samples.setdefault(row["object"], []).append(sample)
@@ -45,7 +47,10 @@ def read_visa(root: Path) -> Dataset:
     present = [name for name in VISA if name in samples]
     if not present:
         raise UsageError(f"{table} lists no test photo of VisA's categories ({', '.join(VISA)}).")
-    categories = tuple(Category(n, words_for("visa", n), _sorted(samples[n])) for n in present)
+    categories = tuple(
+        Category(n, words_for("visa", n), _sorted(samples[n]), tuple(sorted(train.get(n, []))))
+        for n in present
+    )
     return Dataset("visa", root, categories, tuple(n for n in VISA if n not in samples), tuple(problems))
 
 
@@ -54,14 +59,18 @@ def read_csv_list(table: Path) -> Dataset:
 
     A label that is neither a word for good (good, normal, ok, 0 ...) nor for defective (defect, anomaly,
     ng, 1 ...) names the type of the defect. Without labels, a photo with a mask is defective. Rows of
-    another split than `test` are left out.
+    another split than `test` are not scored; good ones of the split `train` can be references.
     """
     if not table.is_file():
         raise UsageError(f"{table} is a folder; expected a CSV file with columns image, mask, label.")
     samples: dict[str, list[Sample]] = {}
+    train: dict[str, list[Path]] = {}
     problems: list[Problem] = []
     for line, row in _rows(table, {"image"}):
-        if row.get("split", "test").lower() not in ("test", ""):
+        split = row.get("split", "test").lower()
+        if split not in ("test", ""):
+            if split == "train":
+                train.setdefault(row.get("category") or table.stem, []).extend(_flawless(row, table.parent))
             continue
         sample, problem = _sample(row, table.parent, table, line)
         samples.setdefault(row.get("category") or table.stem, []).append(sample)
@@ -69,7 +78,8 @@ def read_csv_list(table: Path) -> Dataset:
     if not samples:
         raise UsageError(f"{table} lists no photo to test; expected at least one row of the split 'test'.")
     categories = tuple(
-        Category(n, words_for("csv", n), _sorted(found)) for n, found in sorted(samples.items())
+        Category(n, words_for("csv", n), _sorted(found), tuple(sorted(train.get(n, []))))
+        for n, found in sorted(samples.items())
     )
     return Dataset("csv", table.resolve(), categories, (), tuple(problems))
 
@@ -87,6 +97,12 @@ def _sample(row: dict[str, str], base: Path, table: Path, line: int) -> tuple[Sa
             Problem("mask missing", sample.image, f"line {line} of {table.name} gives a defect no mask")
         )
     return sample, problems
+
+
+def _flawless(row: dict[str, str], base: Path) -> list[Path]:
+    """The photo of a row of the training split, if it is a good one."""
+    label = row.get("label", "").lower() or ("defect" if row.get("mask") else GOOD)
+    return [base / row["image"]] if row["image"] and label in _GOOD_LABELS else []
 
 
 def _rows(table: Path, needed: set[str]) -> Iterator[Row]:

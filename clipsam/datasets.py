@@ -1,8 +1,8 @@
 """Datasets read in place: MVTec AD, VisA, BTAD, MPDD, folders laid out like MVTec AD, and CSV lists.
 
 Input: a kind and a root. Output: `Dataset`, the test photos of every category with their masks, sorted by
-path. Only names and lists are read here; `dataset_check.py` looks into the files. Only test splits are
-read: nothing is trained. Knows nothing of models or metrics.
+path. Only names and lists are read here; `dataset_check.py` looks into the files. Of training splits only
+the names of good photos are listed. Knows nothing of models or metrics.
 """
 
 from __future__ import annotations
@@ -75,11 +75,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Category:
-    """The test photos of one product. `product` is how sentences call it."""
+    """The test photos of one product. `product` is how sentences call it; `train` are its good photos
+    outside the test split, for methods that take references.
+    """
 
     name: str
     product: str
     samples: tuple[Sample, ...]
+    train: tuple[Path, ...] = ()
+    batch: tuple[Path, ...] = ()  # all test photos, where `samples` is one process's share of them
 
 
 @dataclass(frozen=True)
@@ -242,7 +246,9 @@ def read_category(folder: Path, product: str, *, good: str = GOOD) -> tuple[Cate
     problems += [
         Problem("stray", p, f"no test/{p.name}/ belongs to it") for p in truths if p.name not in names
     ]
-    return Category(folder.resolve().name, product, tuple(samples)), problems
+    train = folder / "train" / good
+    flawless = tuple(_photos(train)[0]) if train.is_dir() else ()
+    return Category(folder.resolve().name, product, tuple(samples), flawless), problems
 
 
 def _pair(photos: list[Path], truth: Path, defect: str) -> tuple[list[Sample], list[Problem]]:

@@ -209,8 +209,10 @@ def _score(
 ) -> dict[str, Any]:
     start = time.perf_counter()
     if workers.pool:
+        photos = tuple(sample.image for sample in category.samples)
         shares = (
-            replace(category, samples=category.samples[i :: workers.count]) for i in range(workers.count)
+            replace(category, samples=category.samples[i :: workers.count], batch=photos)
+            for i in range(workers.count)
         )
         jobs = [workers.pool.submit(score_category, method, s, options) for s in shares if s.samples]
         scores = CategoryScores()

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from clipsam.errors import UsageError
-from clipsam.settings import FusionSettings, HeatmapSettings, RegionSettings, SamSettings
+from clipsam.settings import (
+    ConsensusSettings,
+    FusionSettings,
+    HeatmapSettings,
+    LayerSettings,
+    ReferenceSettings,
+    RegionSettings,
+    SamSettings,
+)
 
 EMBEDDED = Path(__file__).parent / "nano" / "weights"
 
@@ -90,6 +98,9 @@ class Preset:
     regions: RegionSettings = field(default_factory=RegionSettings)
     sam_settings: SamSettings = field(default_factory=SamSettings)
     fusion: FusionSettings = field(default_factory=FusionSettings)
+    layers: LayerSettings = field(default_factory=LayerSettings)
+    reference_settings: ReferenceSettings = field(default_factory=ReferenceSettings)
+    consensus_settings: ConsensusSettings = field(default_factory=ConsensusSettings)
     pixel_threshold: float = 0.5
     prompts: str = "industrial"
     proxy: ProxySpec = DINOV2_BASE
@@ -112,6 +123,10 @@ NANO = Preset(
     regions=RegionSettings(low=0.5, high=0.69, max_regions=5),
     # eval/select_sam.py: the photo's own cue wins on rendered pictures; masks count as far as CLIP agrees.
     fusion=FusionSettings(weighting="agreement", edge_weight=0.4, edge_guide=0.015),
+    # Cells of pixels say more than this tower's own features about how two photos differ.
+    layers=LayerSettings(size=512, depths=(), cells=(8, 16), grid=8, scaling="spread"),
+    reference_settings=ReferenceSettings(smoothing=0.012),
+    consensus_settings=ConsensusSettings(joint=True, smoothing=0.012),
     pixel_threshold=0.69,
 )
 

@@ -15,7 +15,15 @@ from typing import Any
 
 from clipsam.errors import UsageError
 from clipsam.presets import Preset, ProxySpec, choose_preset
-from clipsam.settings import FusionSettings, HeatmapSettings, RegionSettings, SamSettings
+from clipsam.settings import (
+    ConsensusSettings,
+    FusionSettings,
+    HeatmapSettings,
+    LayerSettings,
+    ReferenceSettings,
+    RegionSettings,
+    SamSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,8 @@ class EvalProtocol:
     trained_on: str | None = None  # the dataset that an adapter must have been trained on; None: no adapter
     umci: dict[str, Any] | None = None  # these two are read by `clipsam train umci --config`
     training: dict[str, Any] | None = None
+    references: str | None = None  # a number of good training photos per category, or a folder of photos
+    consensus: bool = False  # the test photos of a category are each other's reference
     proxy: str | None = (
         None  # a folder, or a repository on the hub, of the second encoder for attention "proxy"
     )
@@ -57,6 +67,9 @@ _STAGES: dict[str, type] = {
     "regions": RegionSettings,
     "sam_settings": SamSettings,
     "fusion": FusionSettings,
+    "layers": LayerSettings,
+    "reference_settings": ReferenceSettings,
+    "consensus_settings": ConsensusSettings,
 }
 _EXPECTED = {
     "title": (str, "a text"),
@@ -65,6 +78,8 @@ _EXPECTED = {
     "preset": (str, "the name of a preset"),
     "prompts": (str, "the name or path of a prompt file"),
     "sam": (bool, "true or false"),
+    "references": (str, "a number or a folder, in quotes"),
+    "consensus": (bool, "true or false"),
     "proxy": (str, "a folder, or a repository on the hub"),
     "trained_on": (str, 'a kind of dataset, or "rendered"'),
     "umci": (dict, "a table"),

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipsam.companions import Companions, batch, references_of
 from clipsam.dataset_check import read_mask
 from clipsam.datasets import GOOD, Category, Sample
 from clipsam.errors import UsageError
@@ -27,6 +28,7 @@ from clipsam.metrics import PixelMetrics
 from clipsam.perturbations import Perturbation
 
 if TYPE_CHECKING:
+    from clipsam.presets import Preset
     from clipsam.segmenter import AnomalySegmenter
 
 Map = NDArray[np.floating[Any]]
@@ -47,6 +49,12 @@ class SegmenterRecipe:
     device: str | None = None
     dtype: str = "float32"
     models_dir: str | Path | None = None
+    references: str | None = None  # per category a number of good training photos, or a folder
+    consensus: bool = False  # the photos of a category are each other's reference
+
+    def __post_init__(self) -> None:
+        if self.references and self.consensus:
+            raise UsageError("both references and consensus are asked for; choose one of them")
 
     def build(self) -> AnomalySegmenter:
         """Load the models."""
@@ -145,7 +153,7 @@ def score_category(
     method: Method, category: Category, options: ScoringOptions, on_photo: Callable[[], None] | None = None
 ) -> CategoryScores:
     """Score all samples of `category` (or of a part of it) with `method`."""
-    run = runner(method, category)
+    run = runner(method, category, options.perturbation)
     scores = CategoryScores()
     for sample in category.samples:
         clock = time.perf_counter()
@@ -174,10 +182,20 @@ class Scored:
     seconds: Mapping[str, float]
 
 
-def runner(method: Method, category: Category) -> Callable[[Pixels], Scored]:
-    """The method made ready for one category: a segmenter is told the category's product in words."""
+def runner(
+    method: Method, category: Category, perturbation: Perturbation | None = None
+) -> Callable[[Pixels], Scored]:
+    """The method made ready for one category: a segmenter is told the category's product in words, and shown
+    the photos that it compares with (those of a consensus as the perturbation leaves them).
+    """
     if isinstance(method, SegmenterRecipe):
-        method = _loaded(method)
+        segmenter = for_product(_loaded(method), category.product)
+        companions = companions_of(method, category, segmenter.preset)
+        if companions:
+            change = (lambda pixels: perturbation.apply(pixels, None)[0]) if perturbation else None
+            memory = companions.memory(segmenter.clip, segmenter.preset, change)
+            segmenter = segmenter.with_memory(memory)
+        return _segmenter_runner(segmenter)
     if hasattr(method, "segment"):
         return _segmenter_runner(for_product(method, category.product))
     return _plain_runner(method)
@@ -191,10 +209,20 @@ def for_product(segmenter: Any, product: str) -> Any:
     return segmenter.about(product)
 
 
+def companions_of(recipe: SegmenterRecipe, category: Category, preset: Preset) -> Companions | None:
+    """The photos that those of a category are compared with, if the recipe asks for any."""
+    if recipe.consensus:
+        return batch(category.batch or tuple(sample.image for sample in category.samples), preset)
+    return references_of(category, recipe.references) if recipe.references else None
+
+
 def describe_method(method: Method, category: Category, name: str | None) -> dict[str, Any]:
     """What decides the maps: a segmenter's manifest, or the name of a callable."""
     if isinstance(method, SegmenterRecipe):
-        method = _loaded(method)
+        segmenter = _loaded(method)
+        companions = companions_of(method, category, segmenter.preset)
+        extra = companions.describe(segmenter.preset) if companions else {}
+        return {"name": name or "clipsam", **for_product(segmenter, category.product).manifest(), **extra}
     if hasattr(method, "manifest"):
         return {"name": name or "clipsam", **for_product(method, category.product).manifest()}
     return {"name": name or getattr(method, "__name__", type(method).__name__)}

@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from clipsam import __version__
 from clipsam.adapter import Adapter
 from clipsam.clip import ClipEncoder
+from clipsam.companions import references_from
 from clipsam.edges import sharpen
 from clipsam.errors import UsageError
 from clipsam.fusion import find_regions, fuse, image_score
-from clipsam.heatmap import CoarseMap, coarse_map, text_targets
+from clipsam.heatmap import CoarseMap, add_memory, coarse_map, text_targets
 from clipsam.images import Photo, as_photo
+from clipsam.memory import draw
 from clipsam.presets import Preset, PresetChoice, choose_preset
 from clipsam.prompts import PromptEnsemble, load_prompts
 from clipsam.proxy import ProxyEncoder
@@ -37,6 +39,9 @@ from clipsam.sam3_map import Sam3TextMap
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from clipsam.consensus import Consensus
+    from clipsam.references import ReferenceMemory
 
 
 class AnomalySegmenter:
@@ -55,6 +60,7 @@ class AnomalySegmenter:
         *,
         adapter: Adapter | None = None,
         text_map: Sam3TextMap | None = None,
+        memory: ReferenceMemory | Consensus | None = None,
     ) -> None:
         self.preset = preset
         self.clip = clip
@@ -63,6 +69,7 @@ class AnomalySegmenter:
         self.prompts = prompts
         self.product = product
         self.text_map = text_map  # gives the coarse map in place of CLIP
+        self.memory = memory  # other photos that every photo is compared with
         self.choice = f"preset {preset.name}"  # why this preset, in words
         self.targets = text_targets(clip, prompts.sentences(product))
 
@@ -76,6 +83,7 @@ class AnomalySegmenter:
         defects: Sequence[str] = (),
         sam: bool = True,
         adapter: str | Path | None = None,
+        references: str | Path | Sequence[str | Path] | None = None,
         threshold: float | None = None,
         device: str | None = None,
         dtype: str = "float32",
@@ -86,9 +94,11 @@ class AnomalySegmenter:
         `name` is a preset's name, or None for the best pair that is present on this machine; `prompts` a
         shipped prompt file's name or a path (the preset's own by default); `defects` adds defect types in
         words; `sam=False` leaves the coarse map as the result; `adapter` is a file of `clipsam train umci`
-        whose map takes the place of the text map; `threshold` in [0, 1] replaces the preset's pixel
-        threshold; `device` is a torch device, the GPU where there is one by default; `dtype` is "float32" or
-        "bfloat16"; `models_dir` a pack of weights. Raises `UsageError`, `PromptError` or `WeightsError`.
+        whose map takes the place of the text map; `references` are photos of flawless parts, a
+        folder of them, or a file of `save_references`; `threshold` in [0, 1] replaces the preset's
+        pixel threshold; `device` is a torch device, the GPU where there is one by default; `dtype` is
+        "float32" or "bfloat16"; `models_dir` a pack of weights. Raises `UsageError`, `PromptError` or
+        `WeightsError`.
         """
         choice = (
             PresetChoice(name, "the caller's own")
@@ -111,13 +121,16 @@ class AnomalySegmenter:
         words = preset.text_map
         text_map = Sam3TextMap.from_spec(words, models_dir=models_dir, **place) if words else None
         ensemble = ensemble.with_defects(defects)
-        segmenter = cls(preset, clip, refiner, ensemble, product, adapter=trained, text_map=text_map)
+        memory = references_from(references).memory(clip, preset) if references else None
+        segmenter = cls(
+            preset, clip, refiner, ensemble, product, adapter=trained, text_map=text_map, memory=memory
+        )
         segmenter.choice = choice.reason
         return segmenter
 
     def about(self, product: str) -> AnomalySegmenter:
-        """The same warm models with sentences about another product."""
-        other = copy.copy(self)
+        """The same warm models with sentences about another product, and no memory of this one."""
+        other = self.with_memory(None)
         other.product, other.targets = product, text_targets(self.clip, self.prompts.sentences(product))
         return other
 
@@ -135,6 +148,9 @@ class AnomalySegmenter:
         if self.adapter is not None:
             with clock.stage("adapter"):
                 coarse = replace(coarse, anomaly=self.adapter.map(photo.pixels, self.product))
+        if self.memory is not None:
+            with clock.stage(self.memory.stage):
+                coarse = add_memory(coarse, self.memory.anomaly(photo.pixels), self.memory.text_weight)
         with clock.stage("regions"):
             prompts = region_prompts(coarse.anomaly, self.preset.regions)
         with clock.stage("sam"):
@@ -177,10 +193,27 @@ class AnomalySegmenter:
         return coarse.image_score
 
     def segment_batch(
-        self, images: Sequence[str | Path | Image | NDArray[np.uint8] | Photo]
+        self, images: Sequence[str | Path | Image | NDArray[np.uint8] | Photo], *, consensus: bool = False
     ) -> list[Segmentation]:
-        """Segment several photos, in order. Raises `PhotoError` at the first that cannot be read."""
-        return [self.segment(image) for image in images]
+        """Segment several photos, in order. Raises `PhotoError` at the first that cannot be read.
+
+        `consensus`: the photos are each other's reference, instead of those that the segmenter has.
+        """
+        if not consensus:
+            return [self.segment(image) for image in images]
+        from clipsam.consensus import Consensus
+
+        settings = self.preset.consensus_settings
+        chosen = draw(len(images), settings.photos or len(images), settings.seed).tolist()
+        photos = (as_photo(images[index]).pixels for index in chosen)
+        with_others = self.with_memory(Consensus.of(photos, self.clip, self.preset.layers, settings))
+        return [with_others.segment(image) for image in images]
+
+    def with_memory(self, memory: ReferenceMemory | Consensus | None) -> AnomalySegmenter:
+        """The same models and product; photos are compared with this memory too, or with none."""
+        other = copy.copy(self)
+        other.memory = memory
+        return other
 
     def manifest(self) -> dict[str, Any]:
         """Return all that decides a result, for `run.json`: versions, preset, weights, prompts, settings."""
@@ -200,6 +233,7 @@ class AnomalySegmenter:
             "sam": asdict(self.preset.sam_settings) if self.sam else None,
             "fusion": asdict(self.preset.fusion),
             "pixel_threshold": self.preset.pixel_threshold,
+            **({self.memory.stage: self.memory.manifest()} if self.memory else {}),
             "dtype": str(self.clip.dtype).removeprefix("torch."),
             "device": str(self.clip.device),
         }

@@ -62,9 +62,9 @@ class HeatmapSettings:
         return self.attention == "windows"
 
 
-def _expect(fits: bool, name: str, value: object, expected: str) -> None:
+def _expect(fits: bool, name: str, value: object, expected: str, what: str = "coarse map") -> None:
     if not fits:
-        raise UsageError(f"{name} = {value!r} makes no coarse map; expected {expected}")
+        raise UsageError(f"{name} = {value!r} makes no {what}; expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -128,3 +128,89 @@ class FusionSettings:
     # or "whole": it is CLIP's own, of the photo in one piece against the sentences, as in WinCLIP
     top_fraction: float = 0.01  # the pixels that "top" takes, as a fraction of the photo, or of a region
     min_area: float = 1e-5  # smaller regions do not count, as a fraction of the photo
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """What describes a patch when photos are compared with photos (see `clipsam/layers.py`)."""
+
+    size: int = 518  # longer side of the photo in px, as the tower sees it
+    depths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # transformer blocks, as parts of the tower's depth
+    strides: tuple[int, ...] = ()  # stages of a convolutional stem, by their stride in px
+    cells: tuple[int, ...] = ()  # statistics of colours and steps over cells of these sides, in px
+    grid: int | None = None  # side of a patch in px; None: that of the tower
+    scaling: str = (
+        "unit"  # every patch gets length 1 a layer, or "spread": channels are divided by their spread
+    )
+
+    def __post_init__(self) -> None:
+        sources = self.depths + self.strides + self.cells
+        _expect(bool(sources), "layers", (), "at least one of depths, strides and cells", "features")
+        depths_fit = all(0 < depth <= 1 for depth in self.depths)
+        _expect(depths_fit, "depths", self.depths, "parts of the tower's depth, above 0 to 1", "features")
+        sides = (self.size, self.grid or 1, *self.strides, *self.cells)
+        _expect(
+            all(side > 0 for side in sides), "size, grid, strides, cells", sides, "px above 0", "features"
+        )
+        scalings_fit = self.scaling in ("unit", "spread")
+        _expect(scalings_fit, "scaling", self.scaling, "unit or spread", "features")
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """How flawless photos become a memory that others are compared with (see `clipsam/references.py`)."""
+
+    pooling: int = 3  # features are means over this many patches a side (PatchCore); 1: none
+    memory: int = 10_000  # patches that are kept at most, chosen to cover all (PatchCore)
+    joint: bool = True  # layers are matched side by side (PatchCore), or each by itself (APRIL-GAN)
+    turns: bool = False  # also remember every photo turned by 90, 180 and 270 degrees
+    position: float | None = (
+        None  # weight of a patch's place; None: taken where the references agree in place
+    )
+    score: str = "calibrated"  # or "cosine": (1 - cosine) / 2 of unit vectors, as WinCLIP+
+    tail: float = 0.99  # this part of flawless patches scores below 0.5
+    steepness: float = 4.0  # of the calibrated score: odds grow with this power of the distance
+    smoothing: float = 0.008  # Gaussian sigma as a fraction of the photo's longer side
+    text_weight: float = 0.25  # share of the text map in the sum of both
+    seed: int = 0  # of what is drawn at random: which patches calibrate, the projection of the cover
+
+    def __post_init__(self) -> None:
+        _check_memory(self)
+        odd = self.pooling > 0 and self.pooling % 2 == 1
+        _expect(odd, "pooling", self.pooling, "an odd number of patches", "reference map")
+        _expect(self.memory > 0, "memory", self.memory, "a number of patches above 0", "reference map")
+        _expect((self.position or 0) >= 0, "position", self.position, "a weight from 0", "reference map")
+        scores_fit = self.score in ("calibrated", "cosine")
+        _expect(scores_fit, "score", self.score, "calibrated or cosine", "reference map")
+
+
+@dataclass(frozen=True)
+class ConsensusSettings:
+    """How a batch of unlabelled photos scores itself (see `clipsam/consensus.py`)."""
+
+    neighbourhoods: tuple[int, ...] = (1, 3, 5)  # patches a side that features are averaged over, in turn
+    lowest: float = 0.3  # of the other photos' votes the lowest of this part are averaged
+    joint: bool = False  # layers are matched side by side, or each by itself (MuSc)
+    photos: int | None = 32  # every photo is compared with a random choice of so many; None: with all
+    patches: int | None = 1024  # of each of those, so many patches that cover it; None: all
+    tail: float = 0.99  # as in `ReferenceSettings`, of all patches of the batch
+    steepness: float = 4.0
+    smoothing: float = 0.008
+    text_weight: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_memory(self)
+        odd = bool(self.neighbourhoods) and all(side > 0 and side % 2 for side in self.neighbourhoods)
+        _expect(odd, "neighbourhoods", self.neighbourhoods, "odd numbers of patches", "consensus")
+        _expect(0 < self.lowest <= 1, "lowest", self.lowest, "a part above 0 to 1", "consensus")
+        photos_fit = self.photos is None or self.photos > 1
+        _expect(photos_fit, "photos", self.photos, "2 or more, or none for all", "consensus")
+        _expect(self.patches is None or self.patches > 0, "patches", self.patches, "1 or more", "consensus")
+
+
+def _check_memory(settings: ReferenceSettings | ConsensusSettings) -> None:
+    _expect(0 < settings.tail < 1, "tail", settings.tail, "a part between 0 and 1", "score")
+    _expect(settings.steepness > 0, "steepness", settings.steepness, "a power above 0", "score")
+    _expect(0 <= settings.smoothing < 1, "smoothing", settings.smoothing, "a fraction below 1", "map")
+    _expect(0 <= settings.text_weight <= 1, "text_weight", settings.text_weight, "a share in [0, 1]", "score")

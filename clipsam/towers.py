@@ -104,6 +104,16 @@ class Tower(ABC):
                 found[number] = tokens[:, self.prefix :].float().unflatten(1, start.grid)
         return torch.stack([found[number] for number in blocks], dim=1)
 
+    def stages(self, pixels: Tensor) -> list[Tensor]:
+        """What the stages of a convolutional patch embedding give, [b, c, h, w] each, the finest first.
+
+        Raises `TowerError` for a tower whose patch embedding has none.
+        """
+        raise TowerError(
+            "features of a convolutional stem were asked for, but this tower cuts its patches in one step; "
+            "expected a patch embedding with stages, as nano's: choose depths of transformer blocks instead"
+        )
+
     @abstractmethod
     def norm(self, tokens: Tensor) -> Tensor:
         """[b, n, c] after a block -> [b, n, c]: the final norm if it stands before pooling."""
@@ -249,6 +259,10 @@ class TimmTower(Tower):
         self.patch_size = _square(
             [side // cells for side, cells in zip(stem.img_size, stem.grid_size, strict=True)]
         )
+
+    def stages(self, pixels: Tensor) -> list[Tensor]:
+        stages = getattr(self.trunk.patch_embed, "stages", None)
+        return list(stages(pixels)) if callable(stages) else super().stages(pixels)
 
     def embed(self, pixels: Tensor) -> Embedded:
         trunk = self.trunk

@@ -325,6 +325,7 @@ def test_options_reach_the_segmenter(clipsam: Callable[..., Result], photos: Pat
         "prompts": "winclip",
         "sam": False,
         "adapter": None,
+        "references": None,
         "threshold": 0.4,
         "device": "cpu",
         "models_dir": Path("pack"),

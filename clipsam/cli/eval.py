@@ -51,6 +51,14 @@ def evaluate_command(
     adapter: Path | None = typer.Option(
         None, metavar="FILE", help="A map of clipsam train umci instead of the text map."
     ),
+    references: str | None = typer.Option(
+        None,
+        metavar="NUMBER|DIR",
+        help="Compare with so many good training photos of each category, or with those in DIR.",
+    ),
+    consensus: bool = typer.Option(
+        False, "--consensus", help="The test photos of a category are each other's reference (batch track)."
+    ),
     protocol: str = typer.Option(
         "photo", metavar="FILE|NAME", help="How to score; options given here go before it."
     ),
@@ -125,6 +133,8 @@ def evaluate_command(
         adapter=adapter,
         device=device,
         models_dir=models_dir,
+        references=references or chosen.references,
+        consensus=consensus or (chosen.consensus and not references),
     )
     variations = [*ablations(recipe, ablate), *perturbed(recipe, perturb)]
     options: dict[str, Any] = {

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from clipsam.errors import UsageError
+
 if TYPE_CHECKING:
     from clipsam.runs.inspection import RunSummary
 
@@ -33,6 +35,17 @@ def inspect(
     ),
     defect: list[str] | None = typer.Option(None, help="Look for this type too; may be repeated."),
     preset: str | None = typer.Option(None, help="The pair of models; by default the best that is here."),
+    references: Path | None = typer.Option(
+        None,
+        metavar="DIR|FILE",
+        help="Photos of flawless parts to compare with, or a file that keeps what they show.",
+    ),
+    save_references: Path | None = typer.Option(
+        None, metavar="FILE", help="Keep what --references shows in this .safetensors file."
+    ),
+    consensus: bool = typer.Option(
+        False, "--consensus", help="Compare the photos with each other: rare among them is suspicious."
+    ),
     sam: bool = typer.Option(True, "--sam/--no-sam", help="Refine with SAM, or keep CLIP's map as it is."),
     adapter: Path | None = typer.Option(
         None, metavar="FILE", help="A map of clipsam train umci instead of the text map."
@@ -72,7 +85,11 @@ def inspect(
     from clipsam.cli._threads import leave_a_core
     from clipsam.runs.inspection import inspect_photos, photos_to_inspect
 
-    photos_to_inspect(paths)  # a wrong path is told at once, and not after the models were loaded
+    found = photos_to_inspect(paths)  # a wrong path is told at once, and not after the models were loaded
+    _check(references, save_references, consensus)
+    from clipsam.companions import batch
+    from clipsam.reference_files import save_references as keep_references
+    from clipsam.references import ReferenceMemory
     from clipsam.segmenter import AnomalySegmenter
 
     leave_a_core()
@@ -83,11 +100,17 @@ def inspect(
         defects=defect or (),
         sam=sam,
         adapter=adapter,
+        references=references,
         threshold=threshold,
         device=device,
         models_dir=models_dir,
     )
     typer.echo(f"clipsam: {segmenter.choice}", err=True)
+    if save_references and isinstance(segmenter.memory, ReferenceMemory):
+        keep_references(segmenter.memory, save_references)
+    if consensus:
+        voting = batch([path for path in found.photos if path.exists()], segmenter.preset)
+        segmenter = segmenter.with_memory(voting.memory(segmenter.clip, segmenter.preset))
     try:
         with Progress() as progress:
             summary = inspect_photos(
@@ -105,6 +128,13 @@ def inspect(
         raise
     typer.echo(json.dumps(summary.as_dict()) if as_json else in_words(summary))
     return exit_code(summary, fail_on_defect)
+
+
+def _check(references: Path | None, save_references: Path | None, consensus: bool) -> None:
+    if references and consensus:
+        raise UsageError("both --references and --consensus are given; choose one of them")
+    if save_references and not references:
+        raise UsageError("--save-references keeps what --references shows; give that too")
 
 
 def exit_code(summary: RunSummary, fail_on_defect: bool) -> int:

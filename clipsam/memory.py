@@ -1,0 +1,113 @@
+"""Comparing patches with remembered patches: nearest neighbours, what stands for many, and bounded scores.
+
+Input: features [n, d] as tensors. Output: distances, choices of patches, scores in [0, 1]. Pure functions and
+small frozen classes; knows nothing of photos, towers and settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 2**24  # similarities that are held at once: 64 MB
+PROJECTED = 64  # numbers a patch that the cover is chosen by
+
+
+def nearest(queries: Tensor, memory: Tensor, apart: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Euclidean distance [n] of each query [n, d] to its nearest neighbour in the memory [m, d].
+
+    `apart`, integers [n] and [m]: where they are equal (patches of one photo), the pair does not count; a
+    query without any other neighbour is infinitely far.
+    """
+    lengths, best = queries.square().sum(dim=1), torch.full((len(queries),), float("inf"))
+    step = max(BLOCK // max(len(queries), 1), 1)
+    for start in range(0, len(memory), step):
+        part = memory[start : start + step]
+        # |q - m|^2 = |q|^2 + 2 (|m|^2 / 2 - q m): what varies is one matrix product
+        rest = torch.addmm(part.square().sum(dim=1)[None] / 2, queries, part.T, alpha=-1)
+        if apart is not None:
+            rest[apart[0][:, None] == apart[1][None, start : start + step]] = float("inf")
+        best = torch.minimum(best, rest.amin(dim=1))
+    return (lengths + 2 * best).clamp(min=0).sqrt()
+
+
+def cover(features: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Indices of `count` of [n, d] features that cover all: greedily, each the farthest from those before.
+
+    The k-center selection of PatchCore (arXiv 2106.08265), as there by a random projection of the features.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if features.shape[1] > PROJECTED:
+        features = features @ torch.randn(features.shape[1], PROJECTED, generator=generator)
+    distance = (features - features.mean(dim=0)).square().sum(dim=1)
+    lengths, chosen = features.square().sum(dim=1), []
+    for turn in range(min(count, len(features))):
+        chosen.append(int(distance.argmax()))
+        to_last = lengths + lengths[chosen[-1]] - 2 * (features @ features[chosen[-1]])
+        distance = to_last if turn == 0 else torch.minimum(distance, to_last)
+        distance[chosen[-1]] = -1  # rounding must not choose one twice
+    return torch.tensor(chosen)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Makes layers comparable: what is subtracted from and what divides the channels of each, [c] each.
+
+    None: the features of each patch and layer get unit length instead. Either way a layer weighs as much as
+    any other, whatever its number of channels.
+    """
+
+    channels: tuple[tuple[Tensor, Tensor], ...] | None = None
+
+    @classmethod
+    def of(cls, layers: Sequence[Tensor]) -> Scaling:
+        """The scaling by the means and spreads of these features, one [n, c] a layer."""
+        return cls(tuple((layer.mean(dim=0), _spread(layer)) for layer in layers))
+
+    def __call__(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        """Features [n, c] a layer -> the same, scaled."""
+        if self.channels is None:
+            return [F.normalize(layer, dim=-1) for layer in layers]
+        scaled = zip(layers, self.channels, strict=True)
+        return [(layer - mean) / (spread * mean.numel() ** 0.5) for layer, (mean, spread) in scaled]
+
+
+def side_by_side(layers: Sequence[Tensor]) -> Tensor:
+    """Scaled features [n, c] a layer -> [n, all of c], as long as those of one layer."""
+    return torch.cat(list(layers), dim=1) / len(layers) ** 0.5
+
+
+def _spread(layer: Tensor) -> Tensor:
+    """Standard deviation of each channel; one that hardly varies in the memory must not decide alone."""
+    spread = layer.std(dim=0, correction=0)
+    return spread + 0.01 * spread.mean() + 1e-6
+
+
+@dataclass(frozen=True)
+class Grading:
+    """Distances -> scores in [0, 1): 0.5 at `middle`, odds that grow as a power `steepness` of the distance.
+
+    The middle is a high quantile of what is known to be normal, so 0.5 says: as far as the rarest of them.
+    """
+
+    middle: float
+    steepness: float
+
+    @classmethod
+    def of(cls, distances: Tensor, tail: float, steepness: float) -> Grading:
+        """The grading under which the part `tail` of normal `distances` scores below 0.5."""
+        return cls(max(float(distances.float().quantile(tail)), 1e-6), steepness)
+
+    def __call__(self, distances: Tensor) -> Tensor:
+        return torch.sigmoid(self.steepness * torch.log(distances.clamp(min=1e-12) / self.middle))
+
+
+def draw(total: int, count: int, seed: int) -> Tensor:
+    """Indices of `count` of `total` things drawn at random, in order; of all where there are no more."""
+    if count >= total:
+        return torch.arange(total)
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values

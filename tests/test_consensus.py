@@ -1,0 +1,174 @@
+"""Consensus: mutual scores equal to a direct computation from the paper, votes, streams, bounded choice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_clip import tiny_encoder
+
+from clipsam import consensus as module
+from clipsam.consensus import Consensus, interval_mean
+from clipsam.errors import UsageError
+from clipsam.settings import ConsensusSettings, LayerSettings
+
+LAYERS = LayerSettings(size=32, depths=(0.5, 1.0))
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return tiny_encoder("native")
+
+
+def photos(count: int, seed: int = 0) -> list[np.ndarray]:
+    """Alike, with noise of their own."""
+    rng = np.random.default_rng(seed)
+    base = rng.integers(60, 190, (32, 32, 3))
+    return [np.clip(base + rng.normal(0, 12, base.shape), 0, 255).astype(np.uint8) for _ in range(count)]
+
+
+def from_the_paper(pictures, encoder, sides, lowest):
+    """MuSc as loops over every layer, neighbourhood, pair of photos and patch: [photos, h*w]."""
+    total = None
+    for layer in (1, 3):  # of encode_levels([1..4]): blocks 2 and 4
+        for side in sides:
+            tokens = []
+            for pixels in pictures:
+                picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+                grid = encoder.encode_levels(picture, [1, 2, 3, 4])[0, layer].half().float()
+                height, width, _ = grid.shape
+                around = [
+                    grid[max(y - side // 2, 0) : y + side // 2 + 1, max(x - side // 2, 0) : x + side // 2 + 1]
+                    .flatten(0, 1)
+                    .mean(dim=0)
+                    for y in range(height)
+                    for x in range(width)
+                ]
+                tokens.append(F.normalize(torch.stack(around), dim=-1))
+            scores = []
+            for i, own in enumerate(tokens):
+                votes = []
+                for j, other in enumerate(tokens):
+                    if i != j:
+                        votes.append([min(float((p - q).norm()) for q in other) for p in own])
+                count = max(int(len(votes) * lowest), 1)
+                scores.append([sum(sorted(column)[:count]) / count for column in zip(*votes, strict=True)])
+            found = torch.tensor(scores)
+            total = found if total is None else total + found
+    return total / (2 * len(sides))
+
+
+def test_mutual_scores_equal_the_direct_computation(encoder):
+    pictures = photos(7)
+    settings = ConsensusSettings(photos=None, patches=None, neighbourhoods=(1, 3, 5), lowest=0.3)
+    consensus = Consensus.of(pictures, encoder, LAYERS, settings)
+    found = torch.stack([consensus.scores(pixels).flatten() for pixels in pictures])
+    expected = from_the_paper(pictures, encoder, (1, 3, 5), 0.3)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=5e-3)  # kept features are float16
+
+
+def test_the_interval_is_the_lowest_part_and_never_empty():
+    votes = torch.tensor([[5.0, 1.0, 3.0, 9.0, 2.0, 4.0, 8.0, 7.0, 6.0, 10.0]])
+    assert float(interval_mean(votes, 0.3)) == 2.0
+    assert float(interval_mean(votes, 0.05)) == 1.0
+    assert float(interval_mean(votes, 1.0)) == 5.5
+
+
+@pytest.mark.parametrize("scaling", ["unit", "spread"])
+def test_what_one_photo_alone_shows_scores_highest(encoder, scaling):
+    pictures = photos(6)
+    pictures[4] = pictures[4].copy()
+    pictures[4][8:16, 16:24] = (250, 5, 5)
+    layers = LayerSettings(size=32, depths=(0.25,), cells=(8,), scaling=scaling)
+    consensus = Consensus.of(pictures, encoder, layers, ConsensusSettings(neighbourhoods=(1,), smoothing=0))
+    anomaly = consensus.anomaly(pictures[4])
+    assert anomaly.shape == (32, 32)
+    assert anomaly.dtype == np.float32
+    assert 0 <= anomaly.min() <= anomaly.max() <= 1
+    assert np.unravel_index(anomaly.argmax(), anomaly.shape)[0] // 8 == 1
+    assert anomaly[8:16, 16:24].mean() > max(consensus.anomaly(p).max() for p in pictures[:4])
+
+
+def test_a_photo_has_no_vote_on_itself(encoder):
+    pictures = photos(3)
+    consensus = Consensus.of([*pictures, pictures[0]], encoder, LAYERS)
+    assert consensus.photos == 3
+    assert float(consensus.scores(pictures[0]).min()) > 0.01
+
+
+def test_a_large_batch_keeps_a_bounded_number_of_photos(encoder):
+    consensus = Consensus.of(photos(9), encoder, LAYERS, ConsensusSettings(photos=4))
+    assert consensus.photos == 4
+
+
+def test_a_cover_of_each_photo_finds_the_same(encoder):
+    pictures = photos(6)
+    pictures[4] = pictures[4].copy()
+    pictures[4][8:16, 16:24] = (250, 5, 5)
+    settings = ConsensusSettings(patches=None, joint=True)
+    whole = Consensus.of(pictures, encoder, LAYERS, settings)
+    part = Consensus.of(pictures, encoder, LAYERS, replace(settings, patches=8))
+    assert {len(views[0]) for views in part._voters.views.values()} == {8}  # of 16
+    near, far = whole.scores(pictures[4]), part.scores(pictures[4])
+    assert (far >= near - 1e-3).all()
+    assert int(near.argmax()) == int(far.argmax())
+
+
+def test_layers_side_by_side_are_matched_together(encoder):
+    pictures = photos(4)
+    apart, joint = (
+        Consensus.of(pictures, encoder, LAYERS, ConsensusSettings(joint=j)) for j in (False, True)
+    )
+    assert [len(next(iter(v._voters.views.values()))) for v in (apart, joint)] == [6, 3]
+    # one nearest patch for all layers is never nearer than one for each
+    squares = [view.scores(pictures[0]).square() for view in (apart, joint)]
+    assert (squares[1] > squares[0] - 1e-4).all()
+
+
+def test_too_few_photos_have_no_consensus(encoder):
+    with pytest.raises(UsageError, match="1 different photos has no consensus; expected at least two"):
+        Consensus.of(photos(1) * 2, encoder, LAYERS)
+
+
+def test_a_stream_is_scored_against_what_it_has_shown(encoder):
+    pictures = photos(5)
+    stream = Consensus(encoder, LAYERS, ConsensusSettings(photos=None))
+    answers = [stream.observe(pixels) for pixels in pictures]
+    assert answers[:2] == [None, None]
+    assert all(answer.shape == (32, 32) for answer in answers[2:])
+    batch = Consensus.of(pictures[:4], encoder, LAYERS, ConsensusSettings(photos=None))
+    torch.testing.assert_close(batch.scores(pictures[4]), Consensus.scores(stream, pictures[4]))
+
+
+def test_a_long_stream_keeps_a_uniform_sample(encoder, monkeypatch):
+    pictures = [np.full((32, 32, 3), value, dtype=np.uint8) for value in range(40)]
+    monkeypatch.setattr(module, "encode_layers", lambda pixels, *_: [torch.ones(1, 1, 1)])
+    kept = np.zeros(40)
+    for seed in range(60):
+        stream = Consensus(encoder, LAYERS, ConsensusSettings(photos=10, seed=seed))
+        for pixels in pictures:
+            stream._keep(module._hash(pixels), stream._look(pixels))
+        kept += [module._hash(pixels) in stream._kept for pixels in pictures]
+    assert kept.sum() == 600
+    assert abs(kept[:20].sum() - 300) < 50  # early photos as often as late ones
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"neighbourhoods": (2,)},
+        {"neighbourhoods": ()},
+        {"lowest": 0},
+        {"photos": 1},
+        {"tail": 1.0},
+        {"steepness": 0},
+        {"text_weight": 1.5},
+        {"smoothing": 1.0},
+    ],
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(UsageError, match="expected"):
+        ConsensusSettings(**wrong)
