@@ -1,0 +1,144 @@
+"""How well SAM outlines real defects when it is given their boxes, beside filling the box and GrabCut.
+
+python eval/sam_boxes.py DIR [--preset nano] [--limit 30] [--out eval/results/nano/sam_boxes.json]
+
+DIR holds mvtec_ad/ and industrial/. One box per connected part of a mask (30 px or more); intersection over
+union, mean per set and of the sets. GrabCut needs `pip install opencv-python-headless`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from clipsam.dataset_check import read_mask
+from clipsam.datasets import Category, open_dataset
+from clipsam.images import read_photo
+from clipsam.presets import PRESETS
+from clipsam.regions import RegionPrompt
+from clipsam.runs.manifest import versions
+from clipsam.sam import SamRefiner
+from clipsam.settings import SamSettings
+
+SMALLEST = 30  # px of a part
+ASKED = SamSettings(kinds=("box",), selection="iou", min_agreement=0.0, swallow=1e9)
+Bools = NDArray[np.bool_]
+Pixels = NDArray[np.uint8]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--preset", default="nano")
+    parser.add_argument("--limit", type=int, default=30, help="photos per type of defect")
+    parser.add_argument("--crop", type=int, default=16, help="zoom where a box has fewer cells; 0: never")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    refiner = SamRefiner.from_spec(PRESETS[options.preset].sam)
+    asked = replace(ASKED, crop=options.crop)
+    datasets = [
+        open_dataset("mvtec", options.data / "mvtec_ad"),
+        open_dataset("folder", options.data / "industrial"),
+    ]
+    rows = {}
+    for dataset in datasets:
+        for category in dataset.limited(options.limit).categories:
+            found = np.array([ious(refiner, asked, *case) for case in parts(category)])
+            rows[category.name] = named(found.mean(axis=0)) | {"parts": len(found)}
+            print(category.name, rows[category.name], flush=True)
+    means = {key: round(float(np.mean([row[key] for row in rows.values()])), 3) for key in METHODS}
+    print("mean", means)
+    if options.out:
+        about = {
+            "sam": refiner.weights_hash,
+            "limit": options.limit,
+            "crop": options.crop,
+            "versions": versions(),
+        }
+        report = {"sets": rows, "mean": means, "manifest": about}
+        options.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+METHODS = ("sam", "box", "grabcut")
+
+
+def named(values: NDArray[np.float64]) -> dict[str, float]:
+    return {key: round(float(value), 3) for key, value in zip(METHODS, values, strict=True)}
+
+
+def parts(category: Category) -> Iterator[tuple[Pixels, Bools]]:
+    """Photos [H, W, 3] and the mask [H, W] of one connected part of a defect each."""
+    for sample in category.samples:
+        if sample.mask is None:
+            continue
+        pixels, mask = read_photo(sample.image).pixels, read_mask(sample.mask)
+        labels, count = ndimage.label(mask, np.ones((3, 3)))
+        for number in range(1, count + 1):
+            part = labels == number
+            if part.sum() >= SMALLEST:
+                yield pixels, part
+
+
+def ious(refiner: SamRefiner, asked: SamSettings, pixels: Pixels, part: Bools) -> tuple[float, float, float]:
+    """IoU of SAM's mask, of the filled box, and of GrabCut's mask."""
+    rows, columns = np.nonzero(part)
+    x0, x1, y0, y1 = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
+    box = np.zeros(part.shape, bool)
+    box[y0:y1, x0:x1] = True
+    return iou(by_sam(refiner, asked, pixels, box), part), iou(box, part), iou(by_grabcut(pixels, box), part)
+
+
+def by_sam(refiner: SamRefiner, asked: SamSettings, pixels: Pixels, box: Bools) -> Bools:
+    rows, columns = np.nonzero(box)
+    edges = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+    inside = box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    centre = np.array([[(edges[0] + edges[2]) / 2, (edges[1] + edges[3]) / 2]], np.float32)
+    prompt = RegionPrompt(
+        box_xyxy=edges,
+        positives=centre,
+        negatives=np.zeros((0, 2), np.float32),
+        area_px=int(box.sum()),
+        peak=1.0,
+        base=0.5,
+        component=inside,
+        offset=(int(edges[0]), int(edges[1])),
+    )
+    (mask,) = refiner.refine(pixels, (prompt,), box.astype(np.float32), asked)
+    whole = np.zeros(box.shape, bool)
+    height, width = mask.probability.shape
+    whole[mask.y0 : mask.y0 + height, mask.x0 : mask.x0 + width] = mask.probability > 0.5
+    return whole
+
+
+def by_grabcut(pixels: Pixels, box: Bools) -> Bools:
+    """OpenCV's GrabCut, five rounds from the box, on a crop three times as large as the box."""
+    rows, columns = np.nonzero(box)
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    top, left = max(0, rows.min() - height - 8), max(0, columns.min() - width - 8)
+    bottom, right = rows.max() + height + 9, columns.max() + width + 9
+    crop = np.ascontiguousarray(pixels[top:bottom, left:right, ::-1])
+    rectangle = (int(columns.min() - left), int(rows.min() - top), int(width), int(height))
+    labels = np.zeros(crop.shape[:2], np.uint8)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(crop, labels, rectangle, *models, 5, cv2.GC_INIT_WITH_RECT)
+    whole = np.zeros(box.shape, bool)
+    whole[top:bottom, left:right] = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    return whole
+
+
+def iou(found: Bools, truth: Bools) -> float:
+    return float((found & truth).sum() / max(1, (found | truth).sum()))
+
+
+if __name__ == "__main__":
+    main()
