@@ -2,8 +2,8 @@
 
 python eval/bench_nano.py [--threads 2] [--rounds 30] [--out eval/results/nano/speed.json]
 
-Medians in milliseconds: CLIP-nano at each scale of its preset, the embedding of SAM-nano, and `segment` with and
-without SAM on a rendered part of 512 px, in float32 and in bfloat16.
+Medians in milliseconds: CLIP-nano at each scale of its preset, the embedding of SAM-nano, and `segment` with
+and without SAM on a rendered part of 512 px, in float32 and in bfloat16.
 """
 
 from __future__ import annotations
