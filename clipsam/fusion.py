@@ -39,7 +39,7 @@ _CHOICES = {
     "weighting": ("fixed", "agreement"),
     "confidence": ("iou*agreement", "iou", "softmax"),
     "normalisation": ("region", "photo", "peak"),
-    "score": ("max", "top", "whole"),
+    "score": ("max", "top", "coarse", "whole"),
 }
 
 
@@ -99,8 +99,8 @@ def fuse(
 def image_score(anomaly: NDArray[np.float32], settings: FusionSettings | None = None) -> float:
     """One number in [0, 1] for a map or some of its pixels: the maximum, or the mean of the top ones.
 
-    With score "whole" the photo's score is not made from its map (see `AnomalySegmenter.segment`), and
-    regions have their maximum.
+    With scores "coarse" and "whole" the photo's score is not made from this map (see
+    `AnomalySegmenter.segment`), and regions have their maximum.
     """
     settings = settings or FusionSettings()
     _check(settings)

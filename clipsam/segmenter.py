@@ -182,6 +182,8 @@ class AnomalySegmenter:
         return coarse_map(pixels, self.clip, self.targets, self.preset.heatmap)
 
     def _score(self, anomaly_map: NDArray[np.float32], coarse: CoarseMap) -> float:
+        if self.preset.fusion.score == "coarse":
+            return float(coarse.anomaly.max())
         if self.preset.fusion.score != "whole":
             return image_score(anomaly_map, self.preset.fusion)
         if coarse.image_score is None:

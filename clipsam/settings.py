@@ -125,6 +125,7 @@ class FusionSettings:
     confidence: str = "iou*agreement"  # or "iou", "softmax": how much each mask counts
     normalisation: str = "region"  # or "photo", "peak": what the confidences are divided by
     score: str = "max"  # or "top": the image score is the highest map value, or the mean of the highest ones;
+    # or "coarse": the highest value of the map before SAM and before the photo's own cue;
     # or "whole": it is CLIP's own, of the photo in one piece against the sentences, as in WinCLIP
     top_fraction: float = 0.01  # the pixels that "top" takes, as a fraction of the photo, or of a region
     min_area: float = 1e-5  # smaller regions do not count, as a fraction of the photo

@@ -195,6 +195,21 @@ def test_the_score_of_the_whole_is_clips_own(tmp_path: Path) -> None:
     assert found.score != pytest.approx(float(found.anomaly_map.max()), abs=1e-3)
 
 
+def test_the_score_of_the_coarse_map_is_blind_to_what_comes_after(tmp_path: Path) -> None:
+    from test_segmenter import preset
+
+    from clipsam.prompts import load_prompts
+    from clipsam.segmenter import AnomalySegmenter
+    from clipsam.settings import FusionSettings
+
+    photo = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    chosen = preset(fusion=FusionSettings(score="coarse", edge_weight=2.0))
+    encoder = tiny_encoder(cache_dir=tmp_path)
+    found = AnomalySegmenter(chosen, encoder, None, load_prompts("winclip"), "bottle").segment(photo)
+    assert found.score == float(found.coarse_map.max())
+    assert found.score != pytest.approx(float(found.anomaly_map.max()), abs=1e-3)
+
+
 def test_the_score_of_the_whole_needs_a_whole(tmp_path: Path) -> None:
     from dataclasses import replace
 
