@@ -122,7 +122,9 @@ NANO = Preset(
     heatmap=HeatmapSettings(attention="plain", sizes=(256, 384), temperature=0.025, smoothing=0.01),
     regions=RegionSettings(low=0.5, high=0.69, max_regions=5),
     # eval/select_sam.py: the photo's own cue wins on rendered pictures; masks count as far as CLIP agrees.
-    fusion=FusionSettings(weighting="agreement", edge_weight=0.4, edge_guide=0.015, score="coarse"),
+    fusion=FusionSettings(
+        weighting="agreement", edge_weight=0.4, edge_guide=0.015, score="coarse", min_area=3e-4
+    ),
     # Cells of pixels say more than this tower's own features about how two photos differ.
     layers=LayerSettings(size=512, depths=(), cells=(8, 16), grid=8, scaling="spread"),
     reference_settings=ReferenceSettings(smoothing=0.012),

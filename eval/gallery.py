@@ -50,7 +50,7 @@ def main() -> None:
     halves = (found[:COLUMNS], found[-COLUMNS:])
     sheet = np.vstack([np.hstack([column(*each) for each in half]) for half in halves])
     options.target.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(options.target, quality=85)
+    Image.fromarray(sheet).reduce(2).save(options.target, quality=85)
     print(f"{options.target}: pixel AP {found[0][0]:.2f} to {found[-1][0]:.2f}")
 
 
