@@ -117,8 +117,13 @@ class AnomalySegmenter:
             clip.proxy = ProxyEncoder.from_spec(preset.proxy, models_dir=models_dir, **place)
         wanted = preset.sam if sam else None
         refiner = SamRefiner.from_spec(wanted, models_dir=models_dir, **place) if wanted else None
-        trained = Adapter.load(adapter, clip, ensemble, preset.heatmap) if adapter else None
         words = preset.text_map
+        if adapter and words:
+            raise UsageError(
+                f"preset {preset.name} takes its map from {words.name}, and the adapter {adapter} gives one "
+                "too; expected one of them: leave out --adapter, or choose a preset without text_map"
+            )
+        trained = Adapter.load(adapter, clip, ensemble, preset.heatmap) if adapter else None
         text_map = Sam3TextMap.from_spec(words, models_dir=models_dir, **place) if words else None
         ensemble = ensemble.with_defects(defects)
         memory = references_from(references).memory(clip, preset) if references else None

@@ -51,7 +51,9 @@ def main() -> None:
     print("gain".ljust(22), row(gains))
     out = HERE / "results" / "umci" / "nano.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"limit": options.limit, "mean": means, "categories": entries}, indent=1) + "\n")
+    out.write_text(
+        json.dumps({"limit": options.limit, "mean": means, "categories": entries}, indent=1) + "\n"
+    )
 
 
 def measure(data: Path, work: Path, adapter: Path | None, limit: int | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from clipsam.cli import app
 from clipsam.cli.eval import _track
 from clipsam.errors import UsageError, WeightsError
 from clipsam.heatmap import enlarge, text_targets
-from clipsam.presets import ClipSpec, Preset
+from clipsam.presets import ClipSpec, Preset, SamSpec
 from clipsam.prompts import PromptEnsemble, load_prompts
 from clipsam.segmenter import AnomalySegmenter
 from clipsam.settings import HeatmapSettings
@@ -177,6 +177,12 @@ def test_added_defects_leave_the_adapter_as_it_is(home):
     one = AnomalySegmenter.from_preset("nano", adapter=home / "a.safetensors")
     more = AnomalySegmenter.from_preset("nano", adapter=home / "a.safetensors", defects=["oil stain"])
     np.testing.assert_array_equal(one.segment(PHOTO).coarse_map, more.segment(PHOTO).coarse_map)
+
+
+def test_two_maps_at_once_are_refused(home):
+    both = replace(presets.NANO, text_map=SamSpec("sam3"))
+    with pytest.raises(UsageError, match=r"from sam3, and the adapter .* gives one too"):
+        AnomalySegmenter.from_preset(both, adapter=home / "a.safetensors")
 
 
 def test_inspect_takes_an_adapter(home):
