@@ -89,6 +89,7 @@ class Adapter:
         self.network = network.eval().requires_grad_(False).to(clip.device)
         self.clip, self.prompts, self.heatmap = clip, prompts, heatmap
         self.levels, self.offset, self.card, self.sha256 = levels, offset, card or {}, sha256
+        self.named = self.card.get("training", {}).get("named", True)  # whether it was told products
         self._texts: dict[str, Tensor] = {}
 
     @classmethod
@@ -121,6 +122,7 @@ class Adapter:
 
         Scales, tiles and smoothing are those of the text map.
         """
+        product = product if self.named else "object"
         if product not in self._texts:
             self._texts[product] = contrast(text_targets(self.clip, self.prompts.sentences(product)))
         text = self._texts[product]

@@ -49,7 +49,8 @@ def write(path: Path, encoder: Any, prompts: PromptEnsemble, **options: Any) -> 
     network = Umci(SETTINGS, len(LEVELS), encoder.tower.width, encoder.dim)
     data = options.pop("data", {"kind": "rendered", "pictures": 3})
     bond = options.pop("bond", Bond.of(encoder, prompts, HEATMAP))
-    save_adapter(path, network, bond, levels=LEVELS, offset=0.5, training={"seed": 1}, data=data, **options)
+    training = options.pop("training", {"seed": 1})
+    save_adapter(path, network, bond, levels=LEVELS, offset=0.5, training=training, data=data, **options)
     return path
 
 
@@ -83,6 +84,15 @@ def test_the_product_is_told(file, encoder, prompts):
     first, second = adapter.map(PHOTO, "bottle"), adapter.map(PHOTO, "cable")
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(first, adapter.map(PHOTO, "bottle"))
+
+
+def test_an_adapter_that_was_not_told_products_is_not_told_now(encoder, prompts, tmp_path):
+    path = write(tmp_path / "a.safetensors", encoder, prompts, training={"named": False})
+    adapter = Adapter.load(path, encoder, prompts, HEATMAP)
+    named = Adapter.load(write(tmp_path / "b.safetensors", encoder, prompts), encoder, prompts, HEATMAP)
+    expected = named.map(PHOTO, "object")
+    for product in ("bottle", "cable"):
+        np.testing.assert_array_equal(adapter.map(PHOTO, product), expected)
 
 
 def test_large_scales_go_tile_by_tile(file, encoder, prompts):

@@ -128,6 +128,7 @@ def test_a_finished_training_is_not_done_again(encoder, reference, tmp_path, mon
 CHANGES = {
     "epochs": 3, "batch": 2, "peak": 1e-3, "warmup": 4, "fall": 0.5, "weight_decay": 0.5, "averaging": 0.9,
     "largest_gradient": 0.01, "gamma": 0.0, "stride": 4, "covered": 0.9, "holdout": 0.5, "seed": 2,
+    "named": False,
 }  # fmt: skip
 ELSEWHERE = {"pictures", "cache_gb", "checkpoint_every"}  # tested by what they do
 

@@ -44,6 +44,9 @@ class UmciTraining:
     """Share of the pictures that is not trained on, and sets the offset of the map."""
     pictures: int = 1000
     """How many pictures `--dataset rendered` has, each defective one with its flawless twin."""
+    named: bool = True
+    """Whether sentences name the product; else they say "object", in training and in use (as AnomalyCLIP,
+    arXiv 2310.18961). Left open."""
     cache_gb: float = 8.0
     """What the features may take on disk; pictures beyond that are encoded again in every epoch."""
     checkpoint_every: int = 100

@@ -121,10 +121,7 @@ def train_umci(
     folder = out.with_name(f"{out.name}.training")
     training, data = asdict(config), features.pictures.identity
     _claim(folder, {"bond": asdict(bond), "settings": asdict(settings), "training": training, "data": data})
-    texts = {
-        product: contrast(text_targets(encoder, prompts.sentences(product))).cpu()
-        for product in sorted(set(features.products))
-    }
+    texts = texts_of(encoder, prompts, set(features.products), named=config.named)
     torch.manual_seed(config.seed)
     network = (
         Umci(settings, len(features.levels), encoder.tower.width, encoder.dim).to(encoder.device).train()
@@ -146,6 +143,18 @@ def train_umci(
     return save_adapter(
         out, network, bond, levels=features.levels, offset=offset, training=training, data=data
     )
+
+
+def texts_of(
+    encoder: ClipEncoder, prompts: PromptEnsemble, products: set[str], *, named: bool
+) -> dict[str, Tensor]:
+    """The two texts [2, d] about each product; the same for all where they are not `named`."""
+    if not named:
+        return dict.fromkeys(products, contrast(text_targets(encoder, prompts.sentences())).cpu())
+    return {
+        product: contrast(text_targets(encoder, prompts.sentences(product))).cpu()
+        for product in sorted(products)
+    }
 
 
 def stage_losses(
