@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from clipsam.cli import app
+from clipsam.errors import UsageError
 from clipsam.nano import train_clip, train_sam
 from clipsam.nano.training import Average, Log, load_checkpoint, optimizer_for, rate, save_checkpoint
 
@@ -228,3 +230,26 @@ def test_every_kind_of_step_reaches_encoder_and_decoder(step):
         gradients = [p.grad for p in part.parameters() if p.grad is not None]
         assert any(g.abs().sum() > 0 for g in gradients)
         assert all(g.isfinite().all() for g in gradients)
+
+
+def test_a_training_begins_from_finished_weights(tmp_path, few_words):
+    """No step taken from `start` leaves the image tower as it is there; from random weights it does not."""
+    first = train_clip.train_clip(replace(CLIP, steps=1), tmp_path / "first")
+    again = train_clip.train_clip(replace(CLIP, steps=0), tmp_path / "again", start=first)
+    fresh = train_clip.train_clip(replace(CLIP, steps=0), tmp_path / "fresh")
+    one, two, three = (load_file(path / "open_clip_model.safetensors") for path in (first, again, fresh))
+    trunk = [name for name in one if name.startswith(("visual.trunk.blocks", "transformer."))]
+    assert trunk
+    assert all(torch.equal(one[name], two[name]) for name in trunk)
+    assert not all(torch.equal(one[name], three[name]) for name in trunk)
+
+
+def test_sam_training_begins_from_finished_weights(tmp_path):
+    first = train_sam.train_sam(replace(SAM, steps=1), tmp_path / "first")
+    again = train_sam.train_sam(replace(SAM, steps=0), tmp_path / "again", start=first)
+    assert same(first, again, "model.safetensors")
+
+
+def test_weights_to_begin_from_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="holds no weights; expected a folder that an earlier --out"):
+        app(["train", "nano", "--start", str(tmp_path), "--out", str(tmp_path)], standalone_mode=False)

@@ -52,6 +52,11 @@ def nano(
         None, help="Recipe as TOML; see the model card for the shipped weights'."
     ),
     only: Half = typer.Option(Half.both, help="Train both models, or one of them."),
+    start: Path | None = typer.Option(
+        None,
+        metavar="DIR",
+        help="Begin from the weights in DIR/clip and DIR/sam, as an earlier --out has them.",
+    ),
     device: str | None = typer.Option(None, help="Torch device; the GPU where there is one by default."),
     preview: Path | None = typer.Option(
         None, help="Draw a contact sheet of the corpus to this file and stop."
@@ -76,10 +81,19 @@ def nano(
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     done = {}
     if only in (Half.both, Half.clip):
-        done["clip"] = str(train_clip(clip, out, place))
+        done["clip"] = str(train_clip(clip, out, place, _half(start, "clip")))
     if only in (Half.both, Half.sam):
-        done["sam"] = str(train_sam(sam, out, place))
+        done["sam"] = str(train_sam(sam, out, place, _half(start, "sam")))
     typer.echo(json.dumps(done) if as_json else "\n".join(f"{name}: {where}" for name, where in done.items()))
+
+
+def _half(start: Path | None, name: str) -> Path | None:
+    """The folder of one model's weights among those to begin from."""
+    if start is not None and not any((start / name).glob("*model.safetensors")):
+        raise UsageError(
+            f"{start / name} holds no weights; expected a folder that an earlier --out has written"
+        )
+    return start and start / name
 
 
 @train.command()

@@ -17,6 +17,7 @@ import timm.layers
 import torch
 import torch.nn.functional as F
 from open_clip import CLIP
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
@@ -65,9 +66,11 @@ class ClipTraining:
     validation: int = 24
 
 
-def train_clip(config: ClipTraining, folder: Path, device: str = "cpu") -> Path:
+def train_clip(config: ClipTraining, folder: Path, device: str = "cpu", start: Path | None = None) -> Path:
     """Train to the end, going on from `folder/clip.ckpt` where there is one; return the folder of the
     finished weights.
+
+    `start` is a folder of finished weights to begin from instead of random ones; its text tower is kept.
     """
     torch.manual_seed(config.seed)
     timm.layers.set_fused_attn(device != "cpu")  # on CPUs its backward pass takes four times as long
@@ -76,7 +79,11 @@ def train_clip(config: ClipTraining, folder: Path, device: str = "cpu") -> Path:
     model = build_clip(architecture).to(device, memory_format=torch.channels_last).train()
     with torch.no_grad():
         model.logit_scale.fill_(math.log(20.0))
-    if not (folder / "clip.ckpt").exists():
+    if start is not None:
+        model.load_state_dict(
+            {k: v.float() for k, v in load_file(start / "open_clip_model.safetensors").items()}
+        )
+    elif not (folder / "clip.ckpt").exists():
         teach_text(model, tokenizer, config, device)
     freeze_text(model)
     probed = Probed(model)
@@ -109,8 +116,8 @@ def train_clip(config: ClipTraining, folder: Path, device: str = "cpu") -> Path:
 
 
 class Probed(nn.Module):
-    """CLIP-nano with linear probes: "anything wrong here" on its last tokens and on its convolutions, and the
-    type of the defect on its last tokens.
+    """CLIP-nano with linear probes on its last tokens and on its convolutions: "anything wrong here", and the
+    type of the defect.
 
     They are there while training only. Without them the tower's gradient takes the detour through the
     sentences; and the convolutions stay idle, since the fixed statistics of rarity explain so much so soon.
@@ -120,9 +127,8 @@ class Probed(nn.Module):
         super().__init__()
         self.model = model
         stem = model.visual.trunk.patch_embed
-        self.last = nn.Linear(model.visual.trunk.num_features, 1)
-        self.early = nn.Linear(stem.convolved, 1)
-        self.kinds = nn.Linear(model.visual.trunk.num_features, len(TYPES) - 1)
+        self.last = nn.Linear(model.visual.trunk.num_features, len(TYPES))
+        self.early = nn.Linear(stem.convolved, len(TYPES))
         stem.merge.register_forward_hook(self.keep)
 
     def keep(self, merge: nn.Module, inputs: tuple[Tensor, ...], tokens: Tensor) -> None:
@@ -131,17 +137,14 @@ class Probed(nn.Module):
 
     def losses(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Losses of the probes on last tokens [b, h * w, c] and on the convolutions of the same pass."""
-        tokens = tokens.float().unflatten(1, self.seen.shape[1:3])
-        maps = [self.last(tokens), self.early(self.seen.float()), self.kinds(tokens)]
-        last, early, kinds = (
-            F.interpolate(each.permute(0, 3, 1, 2), size=targets.shape[-2:], mode="bilinear") for each in maps
-        )
-        union = targets[:, -1]
-        return {
-            "last": balanced(last[:, 0], union),
-            "early": balanced(early[:, 0], union),
-            "kinds": 0.5 * naming(kinds, targets[:, :-1]),
-        }
+        found = {"last": self.last(tokens.float().unflatten(1, self.seen.shape[1:3]))}
+        found["early"] = self.early(self.seen.float())
+        losses = {}
+        for name, grid in found.items():
+            maps = F.interpolate(grid.permute(0, 3, 1, 2), size=targets.shape[-2:], mode="bilinear")
+            losses[name] = balanced(maps[:, -1], targets[:, -1])
+            losses[f"{name}_kinds"] = 0.5 * naming(maps[:, :-1], targets[:, :-1])
+        return losses
 
 
 def teach_text(model: CLIP, tokenizer: PreTrainedTokenizerFast, config: ClipTraining, device: str) -> None:

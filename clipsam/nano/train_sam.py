@@ -45,12 +45,13 @@ class SamTraining:
     validation: int = 12
 
 
-def train_sam(config: SamTraining, folder: Path, device: str = "cpu") -> Path:
+def train_sam(config: SamTraining, folder: Path, device: str = "cpu", start: Path | None = None) -> Path:
     """Train to the end, going on from `folder/sam.ckpt` where there is one; return the folder of the finished
-    weights.
+    weights. `start` is a folder of finished weights to begin from instead of random ones.
     """
     torch.manual_seed(config.seed)
-    model = build_sam().to(device).train()
+    model = SamModel.from_pretrained(start, dtype=torch.float32) if start else build_sam()
+    model = model.to(device).train()
     unseen = cache(
         lambda: SamBatches(config.seed, 1, config.validation, config.prompts, split="validation")[0]
     )
