@@ -8,6 +8,7 @@ it.
     ├── WeightsError    weights are missing, damaged, or not the ones that were recorded
     ├── TowerError      a CLIP tower cannot give what is asked of it (no patch tokens, unknown attention mode)
     ├── RunError        a run folder cannot be used (written by another run, damaged)
+    ├── StoreError      the station's store cannot be opened, read or written
     └── MissingExtra    an optional dependency is not installed; says the exact install line
 
 The command line prints the message of a `ClipsamError` without a traceback and exits with 1.
@@ -50,6 +51,10 @@ class TowerError(ClipsamError):
 
 class RunError(ClipsamError):
     """A run folder cannot be used."""
+
+
+class StoreError(ClipsamError):
+    """The station's store cannot be opened, read or written."""
 
 
 class MissingExtra(ClipsamError, ImportError):
