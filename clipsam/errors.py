@@ -8,6 +8,7 @@ it.
     ├── WeightsError    weights are missing, damaged, or not the ones that were recorded
     ├── TowerError      a CLIP tower cannot give what is asked of it (no patch tokens, unknown attention mode)
     ├── RunError        a run folder cannot be used (written by another run, damaged)
+    ├── SourceError     a camera or a video cannot be opened, or gives no more frames
     ├── StoreError      the station's store cannot be opened, read or written
     └── MissingExtra    an optional dependency is not installed; says the exact install line
 
@@ -51,6 +52,10 @@ class TowerError(ClipsamError):
 
 class RunError(ClipsamError):
     """A run folder cannot be used."""
+
+
+class SourceError(ClipsamError):
+    """A camera or a video cannot be opened, or gives no more frames."""
 
 
 class StoreError(ClipsamError):

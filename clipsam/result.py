@@ -80,6 +80,7 @@ class Segmentation:
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds per stage
     path: Path | None = None
     sha256: str | None = None  # of the file's bytes
+    degraded: bool = False  # map, mask and regions are those before SAM: there was no time for more
 
     @property
     def seconds(self) -> float:
@@ -95,7 +96,7 @@ class Segmentation:
             "is_defective": self.is_defective,
             "regions": [region.to_dict() for region in self.regions],
             "seconds": round(self.seconds, 4),
-        }
+        } | ({"degraded": True} if self.degraded else {})
 
 
 def _column_runs(crop: NDArray[np.bool_], corner: tuple[int, int], photo: tuple[int, int]) -> list[int]:

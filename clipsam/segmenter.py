@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,14 +28,16 @@ from clipsam.errors import UsageError
 from clipsam.fusion import find_regions, fuse, image_score
 from clipsam.heatmap import CoarseMap, add_memory, coarse_map, text_targets
 from clipsam.images import Photo, as_photo
+from clipsam.masks import SoftMask
 from clipsam.memory import draw
 from clipsam.presets import Preset, PresetChoice, choose_preset
 from clipsam.prompts import PromptEnsemble, load_prompts
 from clipsam.proxy import ProxyEncoder
-from clipsam.regions import region_prompts
+from clipsam.regions import RegionPrompt, region_prompts
 from clipsam.result import Segmentation
 from clipsam.sam import SamRefiner
 from clipsam.sam3_map import Sam3TextMap
+from clipsam.stream import Stream
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -140,10 +142,16 @@ class AnomalySegmenter:
         return other
 
     @torch.inference_mode()
-    def segment(self, image: str | Path | Image | NDArray[np.uint8] | Photo) -> Segmentation:
+    def segment(
+        self,
+        image: str | Path | Image | NDArray[np.uint8] | Photo,
+        *,
+        refine: Callable[[], bool] | None = None,
+    ) -> Segmentation:
         """Find and outline what does not belong on the product: photo -> `Segmentation`.
 
-        Raises `PhotoError` where the photo cannot be read.
+        `refine` is asked once the coarse map is there whether there is time for the rest; if not, that map
+        is the result, which then says `degraded`. Raises `PhotoError` where the photo cannot be read.
         """
         clock = Stopwatch()
         with clock.stage("decode"):
@@ -156,14 +164,16 @@ class AnomalySegmenter:
         if self.memory is not None:
             with clock.stage(self.memory.stage):
                 coarse = add_memory(coarse, self.memory.anomaly(photo.pixels), self.memory.text_weight)
+        degraded = self._refines and refine is not None and not refine()
         with clock.stage("regions"):
-            prompts = region_prompts(coarse.anomaly, self.preset.regions)
+            prompts = () if degraded else region_prompts(coarse.anomaly, self.preset.regions)
         with clock.stage("sam"):
-            refine = self.sam.refine if self.sam and prompts else None
-            masks = refine(photo.pixels, prompts, coarse.anomaly, self.preset.sam_settings) if refine else ()
+            masks = self._masks(photo.pixels, prompts, coarse.anomaly)
         with clock.stage("fusion"):
-            sharp = sharpen(coarse.anomaly, photo.pixels, self.preset.fusion)
-            anomaly_map = fuse(sharp, masks, self.preset.fusion)
+            anomaly_map = coarse.anomaly
+            if not degraded:
+                sharp = sharpen(coarse.anomaly, photo.pixels, self.preset.fusion)
+                anomaly_map = fuse(sharp, masks, self.preset.fusion)
             threshold = self.preset.pixel_threshold
             mask, regions = find_regions(
                 anomaly_map, coarse.types, coarse.defects, threshold, self.preset.fusion
@@ -179,7 +189,56 @@ class AnomalySegmenter:
             regions=regions,
             is_defective=None,
             timings=clock.seconds,
+            degraded=degraded,
         )
+
+    @property
+    def _refines(self) -> bool:
+        """Whether anything costly comes after the coarse map."""
+        fusion = self.preset.fusion
+        return self.sam is not None or fusion.edge_weight > 0 or fusion.edge_guide > 0
+
+    @torch.inference_mode()
+    def warm_up(self, image: str | Path | Image | NDArray[np.uint8] | Photo) -> dict[str, float]:
+        """Run every stage on a photo of the size to come, SAM too, however quiet the photo is; gives the
+        seconds of each stage when warm.
+        """
+        photo = as_photo(image)
+        height, width = photo.pixels.shape[:2]
+        spot = np.zeros((height, width), np.float32)
+        spot[height // 3 : height - height // 3, width // 3 : width - width // 3] = 1
+        for _ in range(2):  # the first time allocates
+            seconds = dict(self.segment(photo).timings)
+            clock = Stopwatch()
+            with clock.stage("sam"):
+                self._masks(photo.pixels, region_prompts(spot, self.preset.regions), spot)
+        return seconds | {"sam": max(seconds["sam"], clock.seconds["sam"])}
+
+    def stream(
+        self,
+        frames: Iterable[Any],
+        *,
+        deadline_ms: float | None = None,
+        queue: int = 2,
+        drop: bool | None = None,
+        warm_up: bool = True,
+    ) -> Stream:
+        """Segment frames as they come, in order: an iterator of `Answer`s; `stats` has counts and times.
+
+        `frames`: paths, PIL images, uint8 arrays, or a camera of `clipsam.sources`. With `deadline_ms`, from
+        a frame's arrival to its answer, at most `queue` frames wait and the oldest is dropped and counted;
+        where SAM would be too late, the coarse map is the answer, which says `degraded`. Without a deadline
+        every frame is answered, unless the source is a camera, or `drop` says otherwise. Close it, or use it
+        as a context manager, to end early. Raises what the source raises, after the frames before.
+        """
+        return Stream(self, frames, deadline_ms=deadline_ms, queue=queue, drop=drop, warm_up=warm_up)
+
+    def _masks(
+        self, pixels: NDArray[np.uint8], prompts: Sequence[RegionPrompt], coarse: NDArray[np.float32]
+    ) -> Sequence[SoftMask]:
+        if self.sam is None or not prompts:
+            return ()
+        return self.sam.refine(pixels, prompts, coarse, self.preset.sam_settings)
 
     def _coarse_map(self, pixels: NDArray[np.uint8]) -> CoarseMap:
         if self.text_map is not None:

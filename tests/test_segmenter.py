@@ -207,3 +207,44 @@ def test_from_preset_without_sam(stored, photo, monkeypatch, tmp_path):
 def test_unknown_preset_is_told():
     with pytest.raises(UsageError, match="nosuch"):
         AnomalySegmenter.from_preset("nosuch")
+
+
+# ---- with little time
+
+
+def test_without_time_the_coarse_map_is_the_answer_and_says_so(encoder, photo):
+    watched = Watched()
+    segmenter = segmenter_of(encoder, watched, fusion=FusionSettings(edge_weight=1.0))
+    hurried = segmenter.segment(photo, refine=lambda: False)
+    assert hurried.degraded
+    assert watched.calls == 0
+    np.testing.assert_array_equal(hurried.anomaly_map, hurried.coarse_map)
+    plain = segmenter_of(encoder).segment(photo)
+    np.testing.assert_array_equal(hurried.anomaly_map, plain.anomaly_map)
+    assert [region.box_xyxy for region in hurried.regions] == [region.box_xyxy for region in plain.regions]
+    whole = segmenter.segment(photo, refine=lambda: True)
+    assert not whole.degraded
+    assert watched.calls == 1
+    assert not np.array_equal(whole.anomaly_map, whole.coarse_map)
+
+
+def test_nothing_is_degraded_where_nothing_costly_is_left_out(encoder, photo):
+    assert not segmenter_of(encoder).segment(photo, refine=lambda: False).degraded
+
+
+def test_warming_up_runs_sam_on_a_quiet_photo_too(encoder, photo):
+    watched = Watched()
+    seconds = segmenter_of(encoder, watched, QUIET).warm_up(photo)
+    assert watched.calls == 2
+    assert set(seconds) == STAGES
+    assert seconds["sam"] > 0
+
+
+def test_a_stream_of_frames_gives_what_segment_gives(encoder, photo):
+    segmenter = segmenter_of(encoder, tiny_refiner())
+    shown = [photo, photo[::-1].copy(), photo]
+    with segmenter.stream(shown) as stream:
+        answers = list(stream)
+    for image, answer in zip(shown, answers, strict=True):
+        np.testing.assert_array_equal(answer.result.anomaly_map, segmenter.segment(image).anomaly_map)
+    assert stream.stats.stages.keys() == STAGES | {"wait", "latency"}
