@@ -11,7 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clipsam.calibrate import Calibration
+    from clipsam.drift import DriftWatch
     from clipsam.errors import (
+        CalibrationError,
         ClipsamError,
         MissingExtra,
         PhotoError,
@@ -26,19 +29,24 @@ if TYPE_CHECKING:
     from clipsam.metrics import PixelMetrics
     from clipsam.prompts import PromptEnsemble
     from clipsam.result import Region, Segmentation
+    from clipsam.roi import Roi
     from clipsam.segmenter import AnomalySegmenter
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AnomalySegmenter": "segmenter",
+    "Calibration": "calibrate",
+    "CalibrationError": "errors",
     "ClipsamError": "errors",
+    "DriftWatch": "drift",
     "MissingExtra": "errors",
     "PhotoError": "errors",
     "PixelMetrics": "metrics",
     "PromptEnsemble": "prompts",
     "PromptError": "errors",
     "Region": "result",
+    "Roi": "roi",
     "RunError": "errors",
     "Segmentation": "result",
     "SourceError": "errors",
@@ -50,13 +58,17 @@ _HOME = {
 
 __all__ = [
     "AnomalySegmenter",
+    "Calibration",
+    "CalibrationError",
     "ClipsamError",
+    "DriftWatch",
     "MissingExtra",
     "PhotoError",
     "PixelMetrics",
     "PromptEnsemble",
     "PromptError",
     "Region",
+    "Roi",
     "RunError",
     "Segmentation",
     "SourceError",

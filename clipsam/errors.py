@@ -7,6 +7,7 @@ it.
     ├── PromptError     a prompt file or defect name is wrong; says file, line and key
     ├── WeightsError    weights are missing, damaged, or not the ones that were recorded
     ├── TowerError      a CLIP tower cannot give what is asked of it (no patch tokens, unknown attention mode)
+    ├── CalibrationError  a calibration cannot be made or used (too few photos, another setup, edited)
     ├── RunError        a run folder cannot be used (written by another run, damaged)
     ├── SourceError     a camera or a video cannot be opened, or gives no more frames
     ├── StoreError      the station's store cannot be opened, read or written
@@ -30,7 +31,7 @@ class PhotoError(ClipsamError):
     """A photo cannot be read.
 
     `kind` is one of `missing`, `empty`, `truncated`, `not-an-image`, `too-large`, `unsupported`,
-    `unreadable`.
+    `unreadable`, or `other-shape` where it does not fit the region of interest.
     """
 
     def __init__(self, message: str, kind: str = "unreadable") -> None:
@@ -48,6 +49,10 @@ class WeightsError(ClipsamError):
 
 class TowerError(ClipsamError):
     """A CLIP tower cannot give what is asked of it."""
+
+
+class CalibrationError(ClipsamError):
+    """A calibration cannot be made of these photos, or cannot be used with this setup."""
 
 
 class RunError(ClipsamError):

@@ -24,7 +24,7 @@ from clipsam.adapter import Adapter
 from clipsam.clip import ClipEncoder
 from clipsam.companions import references_from
 from clipsam.edges import sharpen
-from clipsam.errors import UsageError
+from clipsam.errors import PhotoError, UsageError
 from clipsam.fusion import find_regions, fuse, image_score
 from clipsam.heatmap import CoarseMap, add_memory, coarse_map, text_targets
 from clipsam.images import Photo, as_photo
@@ -42,8 +42,13 @@ from clipsam.stream import Stream
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from clipsam.calibrate import Calibration
     from clipsam.consensus import Consensus
     from clipsam.references import ReferenceMemory
+    from clipsam.roi import Roi
+
+
+_LEAST = float(np.nextafter(np.float32(0), np.float32(1)))
 
 
 class AnomalySegmenter:
@@ -63,6 +68,7 @@ class AnomalySegmenter:
         adapter: Adapter | None = None,
         text_map: Sam3TextMap | None = None,
         memory: ReferenceMemory | Consensus | None = None,
+        roi: Roi | None = None,
     ) -> None:
         self.preset = preset
         self.clip = clip
@@ -72,6 +78,8 @@ class AnomalySegmenter:
         self.product = product
         self.text_map = text_map  # gives the coarse map in place of CLIP
         self.memory = memory  # other photos that every photo is compared with
+        self.roi = roi  # where to look; everywhere if None
+        self.calibration: Calibration | None = None  # see `calibrated`
         self.choice = f"preset {preset.name}"  # why this preset, in words
         self.targets = text_targets(clip, prompts.sentences(product))
 
@@ -87,6 +95,8 @@ class AnomalySegmenter:
         adapter: str | Path | None = None,
         references: str | Path | Sequence[str | Path] | None = None,
         threshold: float | None = None,
+        calibration: str | Path | Calibration | None = None,
+        roi: str | Path | Roi | None = None,
         device: str | None = None,
         dtype: str = "float32",
         models_dir: str | Path | None = None,
@@ -96,11 +106,13 @@ class AnomalySegmenter:
         `name` is a preset's name, or None for the best pair that is present on this machine; `prompts` a
         shipped prompt file's name or a path (the preset's own by default); `defects` adds defect types in
         words; `sam=False` leaves the coarse map as the result; `adapter` is a file of `clipsam train umci`
-        whose map takes the place of the text map; `references` are photos of flawless parts, a
-        folder of them, or a file of `save_references`; `threshold` in [0, 1] replaces the preset's
-        pixel threshold; `device` is a torch device, the GPU where there is one by default; `dtype` is
-        "float32" or "bfloat16"; `models_dir` a pack of weights. Raises `UsageError`, `PromptError` or
-        `WeightsError`.
+        whose map takes the place of the text map; `references` are photos of flawless parts, a folder of
+        them, or a file of `save_references`; `threshold` in [0, 1] replaces the preset's pixel threshold;
+        `calibration` (a file of `clipsam calibrate`) gives both thresholds and thereby `is_defective`; `roi`
+        is a file that says where to look (see `clipsam/roi.py`); `device` is a torch device, the GPU where
+        there is one by default; `dtype` is "float32" or "bfloat16"; `models_dir` a pack of weights. Raises
+        `UsageError`, `PromptError`, `WeightsError`, or `CalibrationError` where the calibration was made with
+        another setup.
         """
         choice = (
             PresetChoice(name, "the caller's own")
@@ -112,6 +124,8 @@ class AnomalySegmenter:
             if not 0 <= threshold <= 1:
                 raise UsageError(f"the threshold is {threshold}; expected a value of the map, from 0 to 1")
             preset = replace(preset, pixel_threshold=threshold)
+        if calibration is not None and threshold is not None:
+            raise UsageError("both a threshold and a calibration are given, which has one; leave one out")
         place: dict[str, Any] = {"device": _usable(device), "dtype": dtype}
         ensemble = load_prompts(prompts or preset.prompts)
         clip = ClipEncoder.from_spec(preset.clip, models_dir=models_dir, **place)
@@ -130,14 +144,25 @@ class AnomalySegmenter:
         ensemble = ensemble.with_defects(defects)
         memory = references_from(references).memory(clip, preset) if references else None
         segmenter = cls(
-            preset, clip, refiner, ensemble, product, adapter=trained, text_map=text_map, memory=memory
+            preset,
+            clip,
+            refiner,
+            ensemble,
+            product,
+            adapter=trained,
+            text_map=text_map,
+            memory=memory,
+            roi=_loaded_roi(roi, product, preset),
         )
         segmenter.choice = choice.reason
-        return segmenter
+        return segmenter if calibration is None else segmenter.calibrated(calibration)
 
     def about(self, product: str) -> AnomalySegmenter:
-        """The same warm models with sentences about another product, and no memory of this one."""
+        """The same warm models with sentences about another product, and nothing that belongs to this one:
+        no memory, region of interest or calibration.
+        """
         other = self.with_memory(None)
+        other.roi = None
         other.product, other.targets = product, text_targets(self.clip, self.prompts.sentences(product))
         return other
 
@@ -158,36 +183,37 @@ class AnomalySegmenter:
             photo = as_photo(image)
         with clock.stage("clip"):
             coarse = self._coarse_map(photo.pixels)
+        inside = self._inside(photo)
         if self.adapter is not None:
             with clock.stage("adapter"):
                 coarse = replace(coarse, anomaly=self.adapter.map(photo.pixels, self.product))
         if self.memory is not None:
             with clock.stage(self.memory.stage):
                 coarse = add_memory(coarse, self.memory.anomaly(photo.pixels), self.memory.text_weight)
+        seen = _only(coarse.anomaly, inside)
         degraded = self._refines and refine is not None and not refine()
         with clock.stage("regions"):
-            prompts = () if degraded else region_prompts(coarse.anomaly, self.preset.regions)
+            prompts = () if degraded else region_prompts(seen, self.preset.regions)
         with clock.stage("sam"):
-            masks = self._masks(photo.pixels, prompts, coarse.anomaly)
+            masks = self._masks(photo.pixels, prompts, seen)
         with clock.stage("fusion"):
-            anomaly_map = coarse.anomaly
+            anomaly_map = seen
             if not degraded:
                 sharp = sharpen(coarse.anomaly, photo.pixels, self.preset.fusion)
-                anomaly_map = fuse(sharp, masks, self.preset.fusion)
-            threshold = self.preset.pixel_threshold
+                anomaly_map = _only(fuse(sharp, masks, self.preset.fusion), inside)
             mask, regions = find_regions(
-                anomaly_map, coarse.types, coarse.defects, threshold, self.preset.fusion
+                anomaly_map, coarse.types, coarse.defects, self.pixel_threshold, self.preset.fusion
             )
-            score = self._score(anomaly_map, coarse)
+            score = self._score(anomaly_map, replace(coarse, anomaly=seen), inside)
         return Segmentation(
             path=photo.path,
             sha256=photo.sha256,
             score=score,
             anomaly_map=anomaly_map,
-            coarse_map=coarse.anomaly,
+            coarse_map=seen,
             mask=mask,
             regions=regions,
-            is_defective=None,
+            is_defective=self.calibration.is_defective(score) if self.calibration else None,
             timings=clock.seconds,
             degraded=degraded,
         )
@@ -245,11 +271,29 @@ class AnomalySegmenter:
             return self.text_map.coarse_map(pixels, self.targets.defects)
         return coarse_map(pixels, self.clip, self.targets, self.preset.heatmap)
 
-    def _score(self, anomaly_map: NDArray[np.float32], coarse: CoarseMap) -> float:
+    @property
+    def pixel_threshold(self) -> float:
+        """Pixels where the map is at or above this are flagged: the calibration's, or else the preset's."""
+        if self.calibration is not None:
+            return self.calibration.pixel_cut
+        # Outside of the region of interest the map is 0, and no threshold may flag that.
+        return max(self.preset.pixel_threshold, _LEAST) if self.roi else self.preset.pixel_threshold
+
+    def _inside(self, photo: Photo) -> NDArray[np.bool_] | None:
+        if self.roi is None:
+            return None
+        try:
+            return self.roi.mask(*photo.pixels.shape[:2])
+        except PhotoError as error:
+            raise PhotoError(f"{photo.path or 'the photo'}: {error}", error.kind) from error
+
+    def _score(
+        self, anomaly_map: NDArray[np.float32], coarse: CoarseMap, inside: NDArray[np.bool_] | None
+    ) -> float:
         if self.preset.fusion.score == "coarse":
             return float(coarse.anomaly.max())
         if self.preset.fusion.score != "whole":
-            return image_score(anomaly_map, self.preset.fusion)
+            return image_score(anomaly_map if inside is None else anomaly_map[inside], self.preset.fusion)
         if coarse.image_score is None:
             raise UsageError(
                 f"the image score 'whole' needs a scale that CLIP sees in one piece, but all of "
@@ -276,9 +320,26 @@ class AnomalySegmenter:
         return [with_others.segment(image) for image in images]
 
     def with_memory(self, memory: ReferenceMemory | Consensus | None) -> AnomalySegmenter:
-        """The same models and product; photos are compared with this memory too, or with none."""
+        """The same models and product; photos are compared with this memory too, or with none.
+
+        The calibration goes: it was made without this memory.
+        """
         other = copy.copy(self)
-        other.memory = memory
+        other.memory, other.calibration = memory, None
+        return other
+
+    def calibrated(self, calibration: str | Path | Calibration) -> AnomalySegmenter:
+        """The same models with the thresholds of a calibration, given as such or as its file.
+
+        Raises `CalibrationError` that says what differs where it was made with another setup.
+        """
+        if isinstance(calibration, (str, Path)):
+            from clipsam.calibration_files import load_calibration
+
+            calibration = load_calibration(calibration)
+        calibration.check(self.manifest())
+        other = copy.copy(self)
+        other.calibration = calibration
         return other
 
     def manifest(self) -> dict[str, Any]:
@@ -298,11 +359,35 @@ class AnomalySegmenter:
             "regions": asdict(self.preset.regions),
             "sam": asdict(self.preset.sam_settings) if self.sam else None,
             "fusion": asdict(self.preset.fusion),
-            "pixel_threshold": self.preset.pixel_threshold,
+            "pixel_threshold": self.pixel_threshold,
+            "roi": self.roi.manifest() if self.roi else None,
+            "calibration_id": self.calibration.id if self.calibration else None,
+            "calibration": self.calibration.manifest() if self.calibration else None,
             **({self.memory.stage: self.memory.manifest()} if self.memory else {}),
             "dtype": str(self.clip.dtype).removeprefix("torch."),
             "device": str(self.clip.device),
         }
+
+
+def _loaded_roi(roi: str | Path | Roi | None, product: str, preset: Preset) -> Roi | None:
+    """The region, from its file if need be. A score of the whole photo cannot be kept to it."""
+    if roi is None:
+        return None
+    if preset.fusion.score == "whole":
+        raise UsageError(
+            f"preset {preset.name} takes the score from the photo as a whole, which no region of interest "
+            "can limit; use the score 'max', 'top' or 'coarse', or leave out the region"
+        )
+    if isinstance(roi, (str, Path)):
+        from clipsam.roi import Roi
+
+        roi = Roi.load(roi, product)
+    return roi
+
+
+def _only(values: NDArray[np.float32], inside: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """The map [H, W], 0 outside of the region of interest."""
+    return values if inside is None else np.where(inside, values, np.float32(0))
 
 
 def _usable(device: str | None) -> str:

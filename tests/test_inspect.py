@@ -327,6 +327,8 @@ def test_options_reach_the_segmenter(clipsam: Callable[..., Result], photos: Pat
         "adapter": None,
         "references": None,
         "threshold": 0.4,
+        "calibration": None,
+        "roi": None,
         "device": "cpu",
         "models_dir": Path("pack"),
     }

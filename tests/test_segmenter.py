@@ -13,10 +13,14 @@ from tiny_clip import save_tiny_clip, tiny_encoder
 from tiny_sam import tiny_refiner, tiny_sam
 
 import clipsam
+from clipsam.calibrate import Calibration, PhotoScore, bound
+from clipsam.calibration_files import save_calibration
+from clipsam.conformal import rate_of
 from clipsam.edges import sharpen
-from clipsam.errors import PhotoError, UsageError
+from clipsam.errors import CalibrationError, PhotoError, UsageError
 from clipsam.presets import ClipSpec, Preset, SamSpec
 from clipsam.prompts import load_prompts
+from clipsam.roi import Roi
 from clipsam.segmenter import AnomalySegmenter
 from clipsam.settings import FusionSettings, HeatmapSettings, RegionSettings, SamSettings
 
@@ -202,6 +206,111 @@ def test_from_preset_without_sam(stored, photo, monkeypatch, tmp_path):
     assert segmenter.sam is None
     result = segmenter.segment(photo)
     assert np.array_equal(result.anomaly_map, result.coarse_map)
+
+
+# ---- regions of interest and calibrations
+
+
+INSIDE = ((0.0, 0.0), (50.0, 0.0), (50.0, 60.0), (0.0, 60.0))
+
+
+@pytest.mark.parametrize("score", ["max", "top", "coarse"])
+@pytest.mark.parametrize("with_sam", [False, True])
+def test_only_the_region_of_interest_counts(encoder, photo, score, with_sam):
+    whole = segmenter_of(encoder, tiny_refiner() if with_sam else None, fusion=FusionSettings(score=score))
+    part = segmenter_of(encoder, tiny_refiner() if with_sam else None, fusion=FusionSettings(score=score))
+    part.roi = Roi((WIDTH, HEIGHT), include=(INSIDE,))
+    result, everywhere = part.segment(photo), whole.segment(photo)
+    for found in (result.anomaly_map, result.coarse_map):
+        assert not found[:, 50:].any()
+        assert found[:, :50].min() > 0
+    assert not result.mask[:, 50:].any()
+    assert all(region.box_xyxy[2] <= 50 for region in result.regions)
+    np.testing.assert_array_equal(result.coarse_map[:, :50], everywhere.coarse_map[:, :50])
+    best = {"max": result.anomaly_map.max(), "coarse": result.coarse_map.max()}
+    counted = np.sort(result.anomaly_map[:, :50], axis=None)[-30:]  # 1 % of 3,000 pixels
+    assert result.score == pytest.approx(best.get(score, counted.mean()), abs=1e-6)
+    assert part.manifest()["roi"] == {"photo_size": [WIDTH, HEIGHT], "hash": part.roi.hash}
+    assert whole.manifest()["roi"] is None
+
+
+def test_no_threshold_flags_what_is_outside(encoder, photo):
+    segmenter = segmenter_of(encoder, pixel_threshold=0.0)
+    segmenter.roi = Roi((WIDTH, HEIGHT), include=(INSIDE,))
+    result = segmenter.segment(photo)
+    assert result.mask[:, :50].all()
+    assert not result.mask[:, 50:].any()
+
+
+def test_photos_of_another_shape_are_refused_by_name(encoder, photo, tmp_path):
+    segmenter = segmenter_of(encoder)
+    segmenter.roi = Roi((WIDTH, HEIGHT), include=(INSIDE,))
+    Image.fromarray(photo[:, :60]).save(tmp_path / "narrow.png")
+    with pytest.raises(PhotoError, match=r"narrow.png: the photo has 60 x 60 px") as caught:
+        segmenter.segment(tmp_path / "narrow.png")
+    assert caught.value.kind == "other-shape"
+
+
+def calibration_for(segmenter: AnomalySegmenter, scores: list[float]) -> Calibration:
+    photos = tuple(PhotoScore(f"{n}.png", f"{n:064x}", score, score) for n, score in enumerate(scores))
+    return Calibration(rate_of("50%"), photos, bound(segmenter.manifest()))
+
+
+def test_a_calibration_gives_the_verdict_and_the_mask(encoder, photo):
+    plain = segmenter_of(encoder, tiny_refiner())
+    before = plain.segment(photo)
+    peak = float(before.anomaly_map.max())
+    at_the_score = plain.calibrated(calibration_for(plain, [before.score]))
+    result = at_the_score.segment(photo)
+    assert plain.calibration is None
+    assert result.is_defective is False  # not strictly above
+    assert not result.mask.any()
+    assert result.regions == ()
+    below = plain.calibrated(calibration_for(plain, [min(before.score, peak) - 0.01]))
+    result = below.segment(photo)
+    assert result.is_defective is True
+    assert np.array_equal(result.mask, result.anomaly_map > below.calibration.pixel_threshold)
+    assert result.mask.any()
+    said = below.manifest()
+    assert said["calibration_id"] == said["calibration"]["id"] == below.calibration.id
+    assert said["pixel_threshold"] == below.calibration.pixel_cut
+    json.dumps(said)
+
+
+def test_a_calibration_belongs_to_its_setup(encoder, photo):
+    segmenter = segmenter_of(encoder, tiny_refiner())
+    calibration = calibration_for(segmenter, [0.5])
+    again = segmenter.calibrated(calibration).calibrated(calibration.at(0.6))
+    assert again.calibration.false_alarms == rate_of(0.6)
+    for other, said in (
+        (segmenter.about("cup"), 'product was "bottle" and is "cup"'),
+        (segmenter_of(encoder, None), r"weights.tiny"),
+        (segmenter_of(encoder, tiny_refiner(), QUIET), r"regions.high was 0.5 and is 1.0"),
+    ):
+        with pytest.raises(CalibrationError, match=said):
+            other.calibrated(calibration)
+    with_zone = segmenter_of(encoder, tiny_refiner())
+    with_zone.roi = Roi((WIDTH, HEIGHT), include=(INSIDE,))
+    with pytest.raises(CalibrationError, match=r"roi.hash was null and is"):
+        with_zone.calibrated(calibration)
+    assert segmenter.calibrated(calibration).with_memory(None).calibration is None
+
+
+def test_from_preset_takes_both_as_files(stored, photo, monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPSAM_CACHE", str(tmp_path))
+    zones = Roi((WIDTH, HEIGHT), include=(INSIDE,)).save(tmp_path / "zones.json", "bottle")
+    given = {"product": "bottle", "device": "cpu", "roi": zones}
+    plain = AnomalySegmenter.from_preset(stored, **given)
+    file = save_calibration(calibration_for(plain, [0.0]), tmp_path / "c.json")
+    result = AnomalySegmenter.from_preset(stored, **given, calibration=file).segment(photo)
+    assert result.is_defective is True
+    with pytest.raises(UsageError, match="both a threshold and a calibration"):
+        AnomalySegmenter.from_preset(stored, **given, calibration=file, threshold=0.4)
+    with pytest.raises(UsageError, match="no region for the product 'cup'"):
+        AnomalySegmenter.from_preset(stored, product="cup", device="cpu", roi=zones)
+    whole = replace(stored, fusion=FusionSettings(score="whole"))
+    with pytest.raises(UsageError, match="photo as a whole, which no region"):
+        AnomalySegmenter.from_preset(whole, **given)
 
 
 def test_unknown_preset_is_told():

@@ -53,6 +53,12 @@ def inspect(
     threshold: float | None = typer.Option(
         None, min=0.0, max=1.0, help="Where the anomaly map becomes a region; the preset's by default."
     ),
+    calibration: Path | None = typer.Option(
+        None, metavar="FILE", help="Thresholds of clipsam calibrate: OK or defective, with a promised rate."
+    ),
+    roi: Path | None = typer.Option(
+        None, metavar="FILE", help="Where to look: polygons per product (.json), or a mask image."
+    ),
     models_dir: Path | None = typer.Option(
         None, "--models", metavar="DIR", help="A pack of weights to look into first (else $CLIPSAM_MODELS)."
     ),
@@ -86,7 +92,7 @@ def inspect(
     from clipsam.runs.inspection import inspect_photos, photos_to_inspect
 
     found = photos_to_inspect(paths)  # a wrong path is told at once, and not after the models were loaded
-    _check(references, save_references, consensus)
+    _check(references, save_references, consensus, calibration)
     from clipsam.companions import batch
     from clipsam.reference_files import save_references as keep_references
     from clipsam.references import ReferenceMemory
@@ -102,6 +108,8 @@ def inspect(
         adapter=adapter,
         references=references,
         threshold=threshold,
+        calibration=calibration,
+        roi=roi,
         device=device,
         models_dir=models_dir,
     )
@@ -130,7 +138,14 @@ def inspect(
     return exit_code(summary, fail_on_defect)
 
 
-def _check(references: Path | None, save_references: Path | None, consensus: bool) -> None:
+def _check(
+    references: Path | None, save_references: Path | None, consensus: bool, calibration: Path | None
+) -> None:
+    if calibration and consensus:
+        raise UsageError(
+            "with --consensus scores depend on the other photos of the batch, so no --calibration holds for "
+            "them; use --references instead"
+        )
     if references and consensus:
         raise UsageError("both --references and --consensus are given; choose one of them")
     if save_references and not references:
@@ -155,6 +170,8 @@ def in_words(summary: RunSummary) -> str:
         types = ", ".join(dict.fromkeys(region["defect"] for region in row["regions"]))
         lines.append(f"  {row['score']:.3f}  {row['path']}  {types}".rstrip())
     lines += _more(len(summary.suspicious))
+    if summary.drift:
+        lines += ["", f"drift: {summary.drift}"]
     if summary.errors:
         lines += ["", "not readable:"]
     for row in summary.errors[:LISTED]:

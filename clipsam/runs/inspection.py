@@ -26,6 +26,8 @@ from clipsam.runs.pictures import PictureOptions, picture_names, write_pictures
 from clipsam.runs.store import ResultStore, Row, error_row, is_suspicious, ranked, result_row
 
 if TYPE_CHECKING:
+    from clipsam.calibrate import Calibration
+    from clipsam.drift import DriftWarning, DriftWatch
     from clipsam.result import Segmentation
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,9 @@ class RunSummary:
     resumed: int
     skipped: tuple[tuple[Path, str], ...]
     seconds: float
+    drift: DriftWarning | None = (
+        None  # the last warning that passed parts are not like the good ones any more
+    )
 
     @property
     def errors(self) -> list[Row]:
@@ -94,6 +99,7 @@ class RunSummary:
             "skipped": [{"path": str(path), "reason": reason} for path, reason in self.skipped],
             "seconds": round(self.seconds, 3),
             "photos_per_second": round(self.photos_per_second, 3),
+            "drift": self.drift.to_dict() if self.drift else None,
         }
 
 
@@ -135,9 +141,10 @@ def inspect_photos(
         "pictures": asdict(options),
     }
     names = [str(given) for given in inputs]
+    watch = _drift_watch(segmenter, bit_depth)
     manifest = open_run(out, settings, root=found.root, inputs=names, overwrite=overwrite)
     with ResultStore(out / "results.jsonl") as store:
-        loop = _Loop(segmenter, out, store, found, Path(manifest["root"]), options, bit_depth, on_step)
+        loop = _Loop(segmenter, out, store, found, Path(manifest["root"]), options, bit_depth, on_step, watch)
         start = time.perf_counter()
         state = "interrupted"
         try:
@@ -146,8 +153,23 @@ def inspect_photos(
         finally:
             seconds = time.perf_counter() - start
             store.compact()
+            if watch is not None:
+                watch.finish()
+                manifest["drift"] = watch.summary()
             _close(out, manifest, store, found, state, seconds)
-    return RunSummary(out, tuple(loop.rows), loop.resumed, found.skipped, seconds)
+    drift = watch.warnings[-1] if watch and watch.warnings else None
+    return RunSummary(out, tuple(loop.rows), loop.resumed, found.skipped, seconds, drift)
+
+
+def _drift_watch(segmenter: Segmenter, bit_depth: int | None) -> DriftWatch | None:
+    """A watch over a calibrated segmenter; `CalibrationError` where photos were read otherwise for it."""
+    calibration: Calibration | None = getattr(segmenter, "calibration", None)
+    if calibration is None:
+        return None
+    from clipsam.drift import DriftWatch
+
+    calibration.check_reading(bit_depth)
+    return DriftWatch(calibration)
 
 
 @dataclass(frozen=True)
@@ -175,6 +197,7 @@ class _Loop:
         options: PictureOptions,
         bit_depth: int | None,
         on_step: Callable[[Step], None] | None,
+        watch: DriftWatch | None = None,
     ) -> None:
         self.rows: list[Row] = []
         self.resumed = 0
@@ -186,6 +209,7 @@ class _Loop:
         self._options = options
         self._bit_depth = bit_depth
         self._on_step = on_step
+        self._watch = watch
         self._writing = Flight(DEPTH, PIXELS_IN_FLIGHT)
         self._failures = 0
 
@@ -272,6 +296,8 @@ class _Loop:
             self._store.append(row)
         self.rows.append(row)
         self.resumed += resumed
+        if self._watch is not None and "score" in row:
+            self._watch.add(row["score"])
         if self._on_step is not None:
             self._on_step(Step(row, resumed, len(self.rows), len(self._photos)))
 

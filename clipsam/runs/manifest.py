@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from clipsam import __version__
+from clipsam.differences import differences, in_short
 from clipsam.errors import RunError
 from clipsam.runs.store import Row, is_suspicious
 
@@ -34,7 +35,7 @@ Manifest = dict[str, Any]
 # What may differ between two sittings of one run: all else in run.json are settings.
 STORY = {
     "format", "versions", "device", "root", "inputs", "skipped", "state", "started", "updated", "counts",
-    "seconds", "wall_seconds", "photos_per_second", "peak_memory_mb",
+    "seconds", "wall_seconds", "photos_per_second", "peak_memory_mb", "drift",
 }  # fmt: skip
 _NEEDED = {"root", "versions", "wall_seconds"}  # to go on with a run, and to report it
 _LIBRARIES = (
@@ -159,35 +160,17 @@ def now() -> str:
 
 
 def _check_same(folder: Path, manifest: Manifest, settings: Manifest, root: Path) -> None:
-    before = _flat({key: value for key, value in manifest.items() if key not in STORY})
-    after = _flat(settings)
-    changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    if changed:
-        shown = ", ".join(
-            f"{key} was {_short(before.get(key))} and is {_short(after.get(key))}" for key in changed[:4]
-        )
-        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+    before = {key: value for key, value in manifest.items() if key not in STORY}
+    if changed := differences(before, settings):
         raise RunError(
-            f"{folder} holds a run with other settings: {shown}{more}; choose another --out, or --overwrite"
+            f"{folder} holds a run with other settings: {in_short(changed)}; choose another --out, or "
+            "--overwrite"
         )
     if not root.is_relative_to(manifest["root"]):
         raise RunError(
             f"{folder} holds a run of the photos below {manifest['root']}, and these lie below {root}; "
             "choose another --out, or --overwrite"
         )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    return {
-        key: leaf for name in value for key, leaf in _flat(value[name], f"{prefix}.{name}".strip(".")).items()
-    }
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 24 else f"{text[:20]}...{text[-1]}"
 
 
 def _check_empty(folder: Path) -> None:
