@@ -16,11 +16,14 @@ def register(app: typer.Typer) -> None:
 def report(
     run: Path = typer.Argument(..., metavar="RUN", help="A run folder, as clipsam inspect writes it."),
     out: Path | None = typer.Option(None, metavar="FILE", help="Where to; by default RUN/report.html."),
-    limit: int = typer.Option(120, min=0, help="At most so many photos are shown, the highest scores first."),
+    limit: int | None = typer.Option(
+        None, min=0, help="Only so many photos get a picture, the highest scores first."
+    ),
+    max_mb: float = typer.Option(100.0, help="What all pictures together may take, in MB; 6 to 120 kB each."),
     as_json: bool = typer.Option(False, "--json", help="Print the path as a JSON object."),
 ) -> None:
     """Write one self-contained HTML page of a run: counts, scores, photos, errors, settings and hashes."""
     from clipsam.report.page import write_report
 
-    page = write_report(run, out, limit=limit)
+    page = write_report(run, out, limit=limit, max_mb=max_mb)
     typer.echo(json.dumps({"report": str(page), "bytes": page.stat().st_size}) if as_json else str(page))

@@ -1,93 +1,70 @@
-"""The report: one self-contained HTML page of a run, with no script and nothing to load.
+"""The report: one self-contained HTML page of a run, to be opened from a file, with nothing to load.
 
-Input: a run folder, finished or not. Output: `report.html`. Shows the counts, how the scores spread, the
-photos by score as embedded pictures, what could not be read, settings and hashes. Knows nothing of models.
+Input: a run folder, finished or not. Output: `report.html`: counts, how the scores spread, a gallery of all
+photos that can be searched, sorted and filtered, each with its heat map and outlines, what could not be read,
+settings and hashes. The page is written photo by photo and never held in memory. Knows nothing of models.
 """
 
 from __future__ import annotations
 
-import base64
-import io
+import json
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
+from markupsafe import Markup
 
-from clipsam.errors import RunError
+from clipsam.errors import RunError, UsageError
+from clipsam.report.assets import asset, content_policy
+from clipsam.report.histogram import histogram, kinds
+from clipsam.report.pictures import LARGEST, SMALLEST, pictured
 from clipsam.runs.manifest import STORY, Manifest, read_manifest, story_of
 from clipsam.runs.store import Row, is_suspicious, ranked, read_rows
 
-THUMBNAIL = 560  # pixels along the longer side: about 30 kB, and a label can still be read
-BINS = 40  # of the histogram of scores over [0, 1]
+STYLES = ("tokens.css", "viewer.css", "page.css")
+SCRIPTS = ("viewer.js", "gallery.js", "page.js")
+MAX_MB = 100.0
 
 
-@dataclass(frozen=True)
-class Card:
-    """One photo in the gallery."""
-
-    name: str
-    score: float
-    suspicious: bool
-    regions: int
-    defects: str
-    picture: str  # a data URL, or empty
-    link: str  # to the picture in full size, relative to the page; or empty
-
-
-@dataclass(frozen=True)
-class Bar:
-    """Photos with a score in one bin of [0, 1]; heights are fractions of the tallest bar."""
-
-    left: float
-    suspicious: float
-    clean: float
-    title: str
-
-
-def write_report(run: str | Path, out: str | Path | None = None, *, limit: int = 120) -> Path:
+def write_report(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    limit: int | None = None,
+    max_mb: float = MAX_MB,
+    on_photo: Callable[[int, int], None] | None = None,
+) -> Path:
     """Write the page of a run (`run`/report.html by default) and give its path.
 
-    The `limit` photos with the highest scores get a picture. Raises `RunError` when `run` is no run folder.
+    All photos are listed. `limit`: only so many, those with the highest scores, get a picture. `max_mb`: the
+    pictures share this many million bytes, 6 to 120 kB each; where 6 kB are too much, again the highest
+    scores win. `on_photo(done, of)` is called after each. Raises `RunError` when `run` is no run folder and
+    `UsageError` for a `max_mb` that is not positive.
     """
+    if not max_mb > 0:
+        raise UsageError(f"the report cannot take {max_mb:g} MB; expected a positive number")
     run = Path(run)
     out = run / "report.html" if out is None else Path(out)
     manifest = read_manifest(run)
     rows = read_rows(run / "results.jsonl")
-    page = _page(run, out, manifest, rows, limit)
+    ordered = [*ranked(rows), *(row for row in rows if "error" in row)]
+    count, size = _shares(sum("error" not in row for row in rows), limit, max_mb)
+    pictures = _pictures(run, manifest, ordered[:count], size, out.resolve().parent, on_photo)
+    fresh = out.with_name(out.name + ".new")
     try:
-        out.write_text(page, encoding="utf-8")
+        with fresh.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(_page(run, manifest, ordered, count, pictures))
+        os.replace(fresh, out)
     except OSError as error:
         raise RunError(f"{out}: the report cannot be written: {error.strerror}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
     return out
-
-
-def _page(run: Path, out: Path, manifest: Manifest, rows: list[Row], limit: int) -> str:
-    environment = Environment(
-        loader=PackageLoader("clipsam.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters["shown"] = shown
-    ordered = ranked(rows)
-    settings = {key: value for key, value in manifest.items() if key not in STORY}
-    return environment.get_template("page.html.j2").render(
-        title=run.resolve().name,
-        manifest=manifest,
-        story=story_of(rows),
-        cards=[_card(run, out, manifest, row) for row in ordered[:limit]],
-        scored=len(ordered),
-        bars=histogram(ordered),
-        threshold=manifest.get("pixel_threshold"),
-        errors=[row for row in rows if "error" in row],
-        settings=list(_leaves(settings)),
-        versions=manifest["versions"],
-    )
 
 
 def shown(text: str) -> str:
@@ -95,54 +72,114 @@ def shown(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def histogram(rows: Iterable[Row]) -> list[Bar]:
-    """How the scores spread over [0, 1], suspicious photos apart from the others."""
-    suspicious, clean = [0] * BINS, [0] * BINS
-    for row in rows:
-        side = suspicious if is_suspicious(row) else clean
-        side[min(int(row["score"] * BINS), BINS - 1)] += 1
-    tallest = max(map(sum, zip(suspicious, clean, strict=True)))
-    return [
-        Bar(
-            left=i / BINS,
-            suspicious=suspicious[i] / tallest,
-            clean=clean[i] / tallest,
-            title=f"{i / BINS:.3f} to {(i + 1) / BINS:.3f}: {suspicious[i] + clean[i]} photos",
-        )
-        for i in range(BINS)
-        if suspicious[i] + clean[i]
-    ]
+def _shares(photos: int, limit: int | None, max_mb: float) -> tuple[int, int]:
+    """How many photos get a picture, and how many bytes each."""
+    room = int(max_mb * 1e6)
+    count = min(photos if limit is None else limit, photos, room // SMALLEST)
+    return count, min(LARGEST, room // count) if count else SMALLEST
 
 
-def _card(run: Path, out: Path, manifest: Manifest, row: Row) -> Card:
-    path = Path(row["path"])
-    root = Path(manifest["root"])
-    overlay = row.get("files", {}).get("overlay")
-    picture = _thumbnail(run / overlay) if overlay else ""
-    relative = os.path.relpath(run / overlay, out.parent) if picture else ""
-    return Card(
-        name=str(path.relative_to(root) if path.is_relative_to(root) else path),
-        score=row["score"],
-        suspicious=is_suspicious(row),
-        regions=len(row["regions"]),
-        defects=", ".join(dict.fromkeys(region["defect"] for region in row["regions"])),
-        picture=picture,
-        link=quote(os.fsencode(relative.replace(os.sep, "/"))),
+def _page(
+    run: Path, manifest: Manifest, rows: list[Row], count: int, pictures: Iterable[Markup]
+) -> Iterator[str]:
+    environment = Environment(
+        loader=PackageLoader("clipsam.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = shown
+    style, script = asset(*STYLES), asset(*SCRIPTS)
+    bars, tallest = histogram(rows)
+    calibrated = any(row.get("is_defective") is not None for row in rows)
+    words = {"ng": "NG", "ok": "OK"} if calibrated else {"ng": "suspicious", "ok": "nothing found"}
+    threshold = manifest.get("pixel_threshold")
+    settings = {key: value for key, value in manifest.items() if key not in STORY}
+    return environment.get_template("page.html.j2").generate(
+        title=run.resolve().name,
+        policy=content_policy([style], [script]),
+        style=Markup(style),
+        script=Markup(script),
+        manifest=manifest,
+        story=story_of(rows),
+        calibrated=calibrated,
+        words=words,
+        threshold=threshold,
+        facts=_json({"words": words, "threshold": 0.5 if threshold is None else threshold}),
+        marks=_marks(manifest),
+        bars=bars,
+        tallest=tallest,
+        kinds=kinds(rows),
+        scored=sum("error" not in row for row in rows),
+        pictured=count,
+        index=_json([_entry(manifest, row) for row in rows]),
+        pictures=pictures,
+        settings=list(_leaves(settings)),
+        versions=manifest["versions"],
     )
 
 
-def _thumbnail(path: Path) -> str:
-    """A JPEG data URL of a picture, scaled down; empty when the picture is gone."""
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (THUMBNAIL, THUMBNAIL))
-            small = image.convert("RGB")
-            small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    except OSError:
-        return ""
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+@dataclass(frozen=True)
+class Mark:
+    """A threshold in the picture of the scores."""
+
+    at: float
+    title: str
+
+
+def _marks(manifest: Manifest) -> list[Mark]:
+    if (at := manifest.get("pixel_threshold")) is None:
+        return []
+    return [Mark(at, f"threshold of the map {at:.2f}")]
+
+
+def _entry(manifest: Manifest, row: Row) -> dict[str, Any]:
+    """What the gallery sorts, filters and searches by."""
+    name = _name(manifest, row)
+    if "error" in row:
+        message = row["error"]["message"].removeprefix(f"{row['path']}: ")
+        return {"name": name, "state": "error", "kind": row["error"]["kind"], "message": shown(message)}
+    return {
+        "name": name,
+        "state": "ng" if is_suspicious(row) else "ok",
+        "score": round(row["score"], 4),
+        "types": list(dict.fromkeys(region["defect"] for region in row["regions"])),
+        "regions": len(row["regions"]),
+        "area": sum(region["area_px"] for region in row["regions"]),
+    }
+
+
+def _name(manifest: Manifest, row: Row) -> str:
+    path, root = Path(row["path"]), Path(manifest["root"])
+    return shown(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path))
+
+
+def _pictures(
+    run: Path,
+    manifest: Manifest,
+    rows: list[Row],
+    size: int,
+    beside: Path,
+    on_photo: Callable[[int, int], None] | None,
+) -> Iterator[Markup]:
+    """The pictures of each row in order, as JSON; made in threads, a few ahead."""
+    workers = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, "report") as pool:
+        ahead: deque[Future[dict[str, Any]]] = deque()
+        todo = iter(rows)
+        for done in range(len(rows)):
+            while len(ahead) < 2 * workers and (row := next(todo, None)) is not None:
+                ahead.append(pool.submit(pictured, run, manifest, row, size=size, beside=beside))
+            yield _json(ahead.popleft().result())
+            if on_photo is not None:
+                on_photo(done + 1, len(rows))
+
+
+def _json(value: Any) -> Markup:
+    """JSON that may stand in a script element, whatever it holds."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace("&", "\\u0026"))
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
