@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -243,15 +244,15 @@ def test_what_if_equals_a_direct_computation(station: Station) -> None:
     known = generator.random(80) < 0.5
     ids = []
     for k in range(80):
-        ids.append(station.add(run, row(scores[k], name=str(k), defective=bool(scores[k] >= 0.5))))
+        ids.append(station.add(run, row(scores[k], name=str(k), defective=bool(scores[k] > 0.5))))
         if known[k]:
-            agrees = bad[k] == (scores[k] >= 0.5)
+            agrees = bad[k] == (scores[k] > 0.5)
             station.verdict(ids[-1], reviewer="Anna", verdict="confirm" if agrees else "reject")
     station.add(other, row(0.9, name="of another product", defective=True))
     station.add(run, failed("broken"))
-    before = scores >= 0.5
+    before = scores > 0.5
     for threshold in (0.0, 0.3, 0.5, 0.8, 1.0):
-        after = scores >= threshold
+        after = scores > threshold
         found = station.what_if(threshold, "plate")
         assert found.as_dict() == {
             "threshold": threshold,
@@ -335,13 +336,15 @@ def test_a_database_that_restarts(postgres: PostgresServer) -> None:
         run = station.run(product="plate")
         keeper = Keeper(station, run, said.append)
         keeper.keep(row(0.1, name="a"))
+        eventually(lambda: keeper.waiting == 0)
         postgres.stop()
         try:
             keeper.keep(row(0.2, name="b"))
             keeper.keep(row(0.3, name="c"))
+            eventually(lambda: said)
+            assert keeper.waiting == 2
         finally:
             postgres.start()
-        assert keeper.waiting == 2
         assert keeper.close()
         assert [part.path for part in station.parts()] == ["c", "b", "a"]
     assert len(said) == 2
@@ -352,20 +355,35 @@ def test_a_database_that_restarts(postgres: PostgresServer) -> None:
 
 def test_a_keeper_gives_up_the_oldest_rows(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("clipsam.store.keeper.WAITING", 3)
+    monkeypatch.setattr("clipsam.store.keeper.RETRY_SECONDS", 0.01)
     said: list[str] = []
     with Station.open(tmp_path / "s.sqlite") as station:
-        keeper = Keeper(station, station.run(product="plate"), said.append)
-        with sqlite3.connect(tmp_path / "s.sqlite") as connection:
-            connection.execute("ALTER TABLE parts RENAME TO gone")
-        for k in range(5):
+        keeper = Keeper(station, lambda: station.run(product="plate"), said.append)
+        rename(tmp_path / "s.sqlite", "runs", "gone")
+        keeper.keep(row(0.5, name="0"))
+        eventually(lambda: said)
+        monkeypatch.setattr("clipsam.store.keeper.RETRY_SECONDS", 60)
+        eventually(lambda: keeper._in_hand == 0)
+        for k in range(1, 5):
             keeper.keep(row(0.5, name=str(k)))
-        assert (keeper.waiting, keeper.lost) == (3, 2)
-        assert not keeper.close()
-        with sqlite3.connect(tmp_path / "s.sqlite") as connection:
-            connection.execute("ALTER TABLE gone RENAME TO parts")
+        eventually(lambda: (keeper.waiting, keeper.lost) == (3, 2))
+        rename(tmp_path / "s.sqlite", "gone", "runs")
         assert not keeper.close()  # two are lost
         assert [part.path for part in station.parts()] == ["4", "3", "2"]
     assert len(said) == 2
+
+
+def rename(database: Path, table: str, name: str) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute(f"ALTER TABLE {table} RENAME TO {name}")
+
+
+def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 # ---- places and versions

@@ -14,7 +14,7 @@ import typer
 from clipsam.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipsam.runs.inspection import RunSummary
+    from clipsam.runs.inspection import RunSummary, Step
 
 NOTHING_DONE, SOME_UNREADABLE, DEFECTIVE = 1, 2, 3
 LISTED = 10  # suspicious photos and errors in the summary; the run folder has them all
@@ -79,6 +79,11 @@ def inspect(
     fail_on_defect: bool = typer.Option(
         False, "--fail-on-defect", help="Exit with 3 if a part is defective (if uncalibrated: suspicious)."
     ),
+    store: str | None = typer.Option(
+        None,
+        metavar="FILE|URL|none",
+        help="The station's database; $CLIPSAM_STORE or a file in your data folder by default.",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as one JSON object."),
 ) -> int:
     """Find and outline defects: scores, maps, masks, overlays and a table, in one run folder.
@@ -88,11 +93,13 @@ def inspect(
     Exit codes: 0 all done, 1 nothing done, 2 some photos not readable, 3 see --fail-on-defect.
     """
     from clipsam.cli._progress import Progress
+    from clipsam.cli._store import Keeping, open_station
     from clipsam.cli._threads import leave_a_core
     from clipsam.runs.inspection import inspect_photos, photos_to_inspect
 
     found = photos_to_inspect(paths)  # a wrong path is told at once, and not after the models were loaded
     _check(references, save_references, consensus, calibration)
+    station = open_station(store)
     from clipsam.companions import batch
     from clipsam.reference_files import save_references as keep_references
     from clipsam.references import ReferenceMemory
@@ -119,8 +126,14 @@ def inspect(
     if consensus:
         voting = batch([path for path in found.photos if path.exists()], segmenter.preset)
         segmenter = segmenter.with_memory(voting.memory(segmenter.clip, segmenter.preset))
+    keeping = Keeping(station, out, segmenter)
+
+    def both(step: Step) -> None:
+        keeping.step(step)
+        progress.step(step)
+
     try:
-        with Progress() as progress:
+        with Progress() as progress, keeping:
             summary = inspect_photos(
                 segmenter,
                 paths,
@@ -129,12 +142,15 @@ def inspect(
                 overlays=overlays,
                 bit_depth=bit_depth,
                 overwrite=overwrite,
-                on_step=progress.step,
+                on_step=both,
             )
     except KeyboardInterrupt:
         typer.echo(f"clipsam: what is done is kept in {out}; the same command goes on from there", err=True)
         raise
-    typer.echo(json.dumps(summary.as_dict()) if as_json else in_words(summary))
+    words = (
+        json.dumps(summary.as_dict() | keeping.as_dict()) if as_json else in_words(summary) + keeping.words
+    )
+    typer.echo(words)
     return exit_code(summary, fail_on_defect)
 
 

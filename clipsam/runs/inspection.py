@@ -21,7 +21,7 @@ from clipsam.errors import PhotoError, UsageError
 from clipsam.finding import FoundPhotos, find_photos
 from clipsam.images import MAX_PIXELS, Photo, file_sha256, photo_size, read_photo
 from clipsam.runs.ahead import Flight, map_ahead
-from clipsam.runs.manifest import Manifest, open_run, story_of, write_manifest
+from clipsam.runs.manifest import Manifest, now, open_run, story_of, write_manifest
 from clipsam.runs.pictures import PictureOptions, picture_names, write_pictures
 from clipsam.runs.store import ResultStore, Row, error_row, is_suspicious, ranked, result_row
 
@@ -293,6 +293,7 @@ class _Loop:
         row: Row = self._writing.next().result()
         resumed = self._store.rows.get(row["path"]) is row
         if not resumed:
+            row["time"] = now()
             self._store.append(row)
         self.rows.append(row)
         self.resumed += resumed

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -34,8 +35,8 @@ Manifest = dict[str, Any]
 
 # What may differ between two sittings of one run: all else in run.json are settings.
 STORY = {
-    "format", "versions", "device", "root", "inputs", "skipped", "state", "started", "updated", "counts",
-    "seconds", "wall_seconds", "photos_per_second", "peak_memory_mb", "drift",
+    "format", "id", "versions", "device", "root", "inputs", "skipped", "state", "started", "updated",
+    "counts", "seconds", "wall_seconds", "photos_per_second", "peak_memory_mb", "drift",
 }  # fmt: skip
 _NEEDED = {"root", "versions", "wall_seconds"}  # to go on with a run, and to report it
 _LIBRARIES = (
@@ -69,10 +70,12 @@ def open_run(
         manifest = read_manifest(folder)
         _check_same(folder, manifest, settings, root)
         manifest.update(story)
+        manifest.setdefault("id", uuid.uuid4().hex)
     else:
         _check_empty(folder)
         manifest = {
             "format": FORMAT,
+            "id": uuid.uuid4().hex,  # the same wherever the folder is moved to: the station's store knows it
             **settings,
             **story,
             "root": str(root),

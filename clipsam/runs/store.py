@@ -4,10 +4,11 @@ Input: rows (dicts). Output: the file, and the rows it holds. A line that a kill
 unfinished is dropped when the file is opened again. The last row of a path counts. Knows nothing of pictures
 and models.
 
-A row holds `path` (absolute) and `sha256` of the photo's file (null if it could not be read), and then either
-`score`, `is_defective`, `regions` (each `box_xyxy`, `area_px`, `score`, `defect`, `rle`: COCO with counts as
-text), `seconds` (of the models), `stages` (seconds by stage, reading and writing too) and `files` (pictures,
-relative to the run folder), or `error` with `kind` and `message`.
+A row holds `path` (absolute) and `sha256` of the photo's file (null if it could not be read), the `time` when
+it was done (UTC, ISO 8601), and then either `score`, `is_defective`, `regions` (each `box_xyxy`, `area_px`,
+`score`, `defect`, `rle`: COCO with counts as text), `seconds` (of the models), `stages` (seconds by stage,
+reading and writing too) and `files` (pictures, relative to the run folder), or `error` with `kind` and
+`message`.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ run into it without ever stopping the run. Start reading in `station.py`.
 
 from __future__ import annotations
 
-from clipsam.store.keeper import Keeper
+from clipsam.store.keeper import Keeper, keeper_of_folder
 from clipsam.store.records import Part, Run, StoredRegion, Verdict, WhatIf
 from clipsam.store.station import Station
 
-__all__ = ["Keeper", "Part", "Run", "Station", "StoredRegion", "Verdict", "WhatIf"]
+__all__ = ["Keeper", "Part", "Run", "Station", "StoredRegion", "Verdict", "WhatIf", "keeper_of_folder"]

@@ -142,7 +142,7 @@ def what_if(
         scored = query.where(parts.c.score.is_not(None))
         return filtered(scored, product=product, since=since, until=until, superseded=False)
 
-    before, after = parts.c.flagged, parts.c.score >= threshold
+    before, after = parts.c.flagged, parts.c.score > threshold
     bad, good = parts.c.truth.is_(True), parts.c.truth.is_(False)
     turned_ok, turned_ng = and_(before, not_(after)), and_(not_(before), after)
     counted = {

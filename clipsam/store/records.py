@@ -115,7 +115,7 @@ class Part:
 
 @dataclass(frozen=True)
 class WhatIf:
-    """What another threshold would have changed on stored parts: defective from `threshold` upwards.
+    """What another threshold would have changed on stored parts: defective is a score above `threshold`.
 
     `before` are the stored decisions, or flags while nothing was calibrated. False alarms and misses count
     parts whose truth is known from a verdict (`reviewed`).

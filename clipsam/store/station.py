@@ -87,10 +87,10 @@ class Station:
         values = {
             "key": key or uuid.uuid4().hex,
             "kind": kind,
-            "product": _text(product),
-            "station": _text(station or station_name()),
+            "product": as_text(product),
+            "station": as_text(station or station_name()),
             "threshold": threshold,
-            "folder": None if folder is None else _text(str(Path(folder).absolute())),
+            "folder": None if folder is None else as_text(str(Path(folder).absolute())),
             "started": datetime.now(UTC),
             "settings": dict(settings or {}),
         }
@@ -150,10 +150,10 @@ class Station:
         values = {
             "part_id": part,
             "region_id": region,
-            "reviewer": _text(reviewer.strip()),
+            "reviewer": as_text(reviewer.strip()),
             "time": time or datetime.now(UTC),
             "verdict": verdict,
-            "comment": _text(comment),
+            "comment": as_text(comment),
         }
         with self._transaction(writes=True) as connection:
             found = connection.execute(select(parts).where(parts.c.id == part)).mappings().one_or_none()
@@ -306,7 +306,7 @@ def _part_values(
     failed = "error" in row
     return {
         "run_id": run.id,
-        "path": _text(str(name or "")),
+        "path": as_text(str(name or "")),
         "sha256": row.get("sha256") or "",
         "product": run.product,
         "station": run.station,
@@ -323,7 +323,7 @@ def _part_values(
 
 
 def _error(error: Row) -> dict[str, str]:
-    return {"kind": str(error["kind"]), "message": _text(str(error["message"]))}
+    return {"kind": str(error["kind"]), "message": as_text(str(error["message"]))}
 
 
 def _region_values(part: int, region: Row) -> dict[str, Any]:
@@ -336,7 +336,7 @@ def _region_values(part: int, region: Row) -> dict[str, Any]:
         "y1": y1,
         "area_px": int(region["area_px"]),
         "score": float(region["score"]),
-        "defect": _text(region["defect"]),
+        "defect": as_text(region["defect"]),
         "rle": dict(region["rle"]),
     }
 
@@ -375,6 +375,6 @@ def _check_region(connection: Connection, part: int, region: int) -> None:
         raise UsageError(f"part {part} has no region {region}")
 
 
-def _text(text: str) -> str:
+def as_text(text: str) -> str:
     """Text that any database takes: file names need not be valid Unicode, and PostgreSQL knows no NUL."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "")
