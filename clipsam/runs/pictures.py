@@ -58,7 +58,7 @@ def picture_names(photos: Sequence[Path], root: Path) -> dict[Path, str]:
     for photo in photos:
         stem = photo.with_suffix("")
         alone = stems[_folded(stem)] == 1 and stem.suffix.lower() not in SUFFIXES
-        names[photo] = _shortened((stem if alone else photo).relative_to(root)).as_posix()
+        names[photo] = shortened((stem if alone else photo).relative_to(root)).as_posix()
     return names
 
 
@@ -125,7 +125,8 @@ def _folded(path: Path) -> str:
     return str(path).casefold()  # A.png and a.jpg share a name where file systems do not tell case
 
 
-def _shortened(path: Path) -> Path:
+def shortened(path: Path) -> Path:
+    """The path, its last name cut where a file system would refuse it, and still its own."""
     if len(os.fsencode(path.name)) <= NAME_LIMIT:
         return path
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]

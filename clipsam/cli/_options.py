@@ -1,0 +1,106 @@
+"""Options that verbs with a warm segmenter share, and the segmenter that they describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from clipsam.segmenter import AnomalySegmenter
+
+Product = Annotated[str, typer.Option(help="What the photos show, in a few words, such as 'bottle'.")]
+Prompts = Annotated[
+    str | None, typer.Option(metavar="FILE|NAME", help="Another prompt file; see clipsam prompts.")
+]
+Defects = Annotated[list[str] | None, typer.Option(help="Look for this type too; may be repeated.")]
+PresetName = Annotated[str | None, typer.Option(help="The pair of models; by default the best that is here.")]
+References = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR|FILE",
+        help="Photos of flawless parts to compare with, or a file that keeps what they show.",
+    ),
+]
+Sam = Annotated[bool, typer.Option("--sam/--no-sam", help="Refine with SAM, or keep CLIP's map as it is.")]
+AdapterFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A map of clipsam train umci instead of the text map.")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Where the anomaly map becomes a region; the preset's by default."),
+]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Thresholds of clipsam calibrate: OK or defective, with a promised rate."
+    ),
+]
+RoiFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Where to look: polygons per product (.json), or a mask image."),
+]
+ModelsDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--models", metavar="DIR", help="A pack of weights to look into first (else $CLIPSAM_MODELS)."
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU by default where there is one.")
+]
+BitDepth = Annotated[
+    int | None,
+    typer.Option(min=9, max=32, help="Used bits of 16-bit grey and float photos, such as 12, if not all."),
+]
+Maps = Annotated[str, typer.Option(metavar="png16|tiff|none", help="How anomaly maps are kept.")]
+Overlays = Annotated[
+    bool, typer.Option("--overlays/--no-overlays", help="Keep the photos with their regions drawn in.")
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|URL|none",
+        help="The station's database; $CLIPSAM_STORE or a file in your data folder by default.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
+
+
+def load_segmenter(
+    preset: str | None,
+    *,
+    product: str,
+    prompts: str | None,
+    defects: list[str] | None,
+    references: Path | None,
+    sam: bool,
+    adapter: Path | None,
+    threshold: float | None,
+    calibration: Path | None,
+    roi: Path | None,
+    models_dir: Path | None,
+    device: str | None,
+) -> AnomalySegmenter:
+    """The segmenter that the options describe; says on stderr which pair of models it is."""
+    from clipsam.cli._threads import leave_a_core
+    from clipsam.segmenter import AnomalySegmenter
+
+    leave_a_core()
+    segmenter = AnomalySegmenter.from_preset(
+        preset,
+        product=product,
+        prompts=prompts,
+        defects=defects or (),
+        references=references,
+        sam=sam,
+        adapter=adapter,
+        threshold=threshold,
+        calibration=calibration,
+        roi=roi,
+        models_dir=models_dir,
+        device=device,
+    )
+    typer.echo(f"clipsam: {segmenter.choice}", err=True)
+    return segmenter
