@@ -17,7 +17,8 @@ from typing import Any
 from clipsam.errors import ClipsamError
 from clipsam.runs.manifest import STORY, read_manifest
 from clipsam.store.records import Run
-from clipsam.store.station import Station, as_text
+from clipsam.store.station import Station
+from clipsam.store.writing import as_text
 
 log = logging.getLogger(__name__)
 

@@ -19,20 +19,22 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, and_, insert, or_, select, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from clipsam.errors import UsageError
-from clipsam.runs.store import is_suspicious
-from clipsam.store import reading
+from clipsam.store import reading, writing
 from clipsam.store.connect import default_store, in_words, open_engine, shown, store_url
-from clipsam.store.records import CONFIRM, ERROR, NG, OK, REJECT, Part, Run, WhatIf
+from clipsam.store.history import History, history_of
+from clipsam.store.records import CONFIRM, ERROR, REJECT, Part, Run, WhatIf
 from clipsam.store.tables import parts, regions, runs, verdicts
 
 if TYPE_CHECKING:
     from clipsam.result import Segmentation
 
 Row = Mapping[str, Any]
+
+PAGE = 1000  # parts that `each` reads at once
 
 
 class Station:
@@ -87,10 +89,10 @@ class Station:
         values = {
             "key": key or uuid.uuid4().hex,
             "kind": kind,
-            "product": as_text(product),
-            "station": as_text(station or station_name()),
+            "product": writing.as_text(product),
+            "station": writing.as_text(station or station_name()),
             "threshold": threshold,
-            "folder": None if folder is None else as_text(str(Path(folder).absolute())),
+            "folder": None if folder is None else writing.as_text(str(Path(folder).absolute())),
             "started": datetime.now(UTC),
             "settings": dict(settings or {}),
         }
@@ -117,15 +119,17 @@ class Station:
         that of the run. An earlier inspection of the same photo is `superseded` by this one.
         """
         row: Row = result if isinstance(result, Mapping) else result.to_dict()
-        values = _part_values(run, row, path, time, threshold)
+        values = writing.part_values(run, row, path, time, threshold)
         with self._transaction(writes=True) as connection:
             statement = self._insert(parts).values(values).on_conflict_do_nothing().returning(parts.c.id)
             part = connection.execute(statement).scalar_one_or_none()
             if part is None:
-                return int(connection.execute(select(parts.c.id).where(_same_part(values))).scalar_one())
-            if found := [_region_values(part, region) for region in row.get("regions", ())]:
+                return int(
+                    connection.execute(select(parts.c.id).where(writing.same_part(values))).scalar_one()
+                )
+            if found := [writing.region_values(part, region) for region in row.get("regions", ())]:
                 connection.execute(insert(regions), found)
-            _supersede(connection, part, values)
+            writing.supersede(connection, part, values)
             return int(part)
 
     def verdict(
@@ -150,10 +154,10 @@ class Station:
         values = {
             "part_id": part,
             "region_id": region,
-            "reviewer": as_text(reviewer.strip()),
+            "reviewer": writing.as_text(reviewer.strip()),
             "time": time or datetime.now(UTC),
             "verdict": verdict,
-            "comment": as_text(comment),
+            "comment": writing.as_text(comment),
         }
         with self._transaction(writes=True) as connection:
             found = connection.execute(select(parts).where(parts.c.id == part)).mappings().one_or_none()
@@ -162,10 +166,10 @@ class Station:
             if found["decision"] == ERROR:
                 raise UsageError(f"part {part} could not be inspected; there is nothing to confirm or reject")
             if region is not None:
-                _check_region(connection, part, region)
+                writing.check_region(connection, part, region)
             else:
                 truth = bool(found["flagged"]) == (verdict == CONFIRM)
-                connection.execute(update(parts).where(_same_photo(found)).values(truth=truth))
+                connection.execute(update(parts).where(writing.same_photo(found)).values(truth=truth))
             done = connection.execute(insert(verdicts).values(values).returning(verdicts.c.id))
             return int(done.scalar_one())
 
@@ -217,6 +221,13 @@ class Station:
             query = query.where(parts.c.id < before)
         with self._transaction() as connection:
             return reading.read_parts(connection, query.order_by(parts.c.id.desc()).limit(limit), full=full)
+
+    def each(self, **filters: Any) -> Iterator[Part]:
+        """All parts that the filters of `parts` keep, with regions and verdicts; read a page at a time."""
+        before: int | None = None
+        while page := self.parts(**filters, before=before, limit=PAGE, full=True):
+            yield from page
+            before = page[-1].id
 
     def known(self, run: Run) -> set[tuple[str, str | None]]:
         """Path and SHA-256 of the parts that the store has of a run."""
@@ -270,6 +281,19 @@ class Station:
         with self._transaction() as connection:
             return reading.what_if(connection, threshold, limit, product=product, since=since, until=until)
 
+    def history(
+        self,
+        *,
+        product: str | None = None,
+        station: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> History:
+        """Counts by product and hour, types of defects, and what reviewers say."""
+        filters = {"product": product, "station": station, "since": since, "until": until}
+        with self._transaction() as connection:
+            return history_of(connection, filters)
+
     @contextmanager
     def _transaction(self, *, writes: bool = False) -> Iterator[Connection]:
         with in_words(self.name):
@@ -285,96 +309,3 @@ class Station:
 def station_name() -> str:
     """What this machine is called in the store: `$CLIPSAM_STATION`, or the name of the host."""
     return os.environ.get("CLIPSAM_STATION") or socket.gethostname()
-
-
-def decision_of(row: Row) -> str | None:
-    """OK, NG or error; None while nothing is calibrated."""
-    if "error" in row:
-        return ERROR
-    return None if row["is_defective"] is None else NG if row["is_defective"] else OK
-
-
-def _part_values(
-    run: Run, row: Row, path: str | Path | None, time: datetime | None, threshold: float | None
-) -> dict[str, Any]:
-    name = row.get("path") if path is None else path
-    if name is None and not row.get("sha256"):
-        raise UsageError("a part has neither a path nor a SHA-256; give it a path, such as frame-000017")
-    if time is None:
-        time = datetime.fromisoformat(row["time"]) if row.get("time") else datetime.now(UTC)
-    own = row.get("threshold", run.threshold) if threshold is None else threshold
-    failed = "error" in row
-    return {
-        "run_id": run.id,
-        "path": as_text(str(name or "")),
-        "sha256": row.get("sha256") or "",
-        "product": run.product,
-        "station": run.station,
-        "time": time,
-        "score": None if failed else float(row["score"]),
-        "threshold": None if failed else own,
-        "decision": decision_of(row),
-        "flagged": is_suspicious(dict(row)),
-        "seconds": row.get("seconds"),
-        "error": _error(row["error"]) if failed else None,
-        "files": dict(row.get("files", {})),
-        "superseded": False,
-    }
-
-
-def _error(error: Row) -> dict[str, str]:
-    return {"kind": str(error["kind"]), "message": as_text(str(error["message"]))}
-
-
-def _region_values(part: int, region: Row) -> dict[str, Any]:
-    x0, y0, x1, y1 = (int(edge) for edge in region["box_xyxy"])
-    return {
-        "part_id": part,
-        "x0": x0,
-        "y0": y0,
-        "x1": x1,
-        "y1": y1,
-        "area_px": int(region["area_px"]),
-        "score": float(region["score"]),
-        "defect": as_text(region["defect"]),
-        "rle": dict(region["rle"]),
-    }
-
-
-def _same_part(values: Row) -> Any:
-    return and_(*(parts.c[name] == values[name] for name in ("run_id", "path", "sha256")))
-
-
-def _same_photo(values: Any) -> Any:
-    """Inspections of the very same bytes under the same path; frames without a hash are each alone."""
-    if not values["sha256"]:
-        return parts.c.id == values["id"]
-    return and_(parts.c.path == values["path"], parts.c.sha256 == values["sha256"])
-
-
-def _supersede(connection: Connection, part: int, values: Row) -> None:
-    """This inspection counts, and earlier ones of the same photo, or failures of it in the run, no more.
-
-    A reviewer has seen the photo and not the inspection: what is known of it holds on.
-    """
-    failed = and_(
-        parts.c.run_id == values["run_id"], parts.c.path == values["path"], parts.c.decision == ERROR
-    )
-    seen = _same_photo({**values, "id": part})
-    earlier = and_(parts.c.id != part, or_(seen, failed))
-    truth = select(parts.c.truth).where(seen, parts.c.truth.is_not(None), parts.c.id != part).limit(1)
-    known = connection.execute(truth).scalar_one_or_none()
-    connection.execute(update(parts).where(earlier).values(superseded=True))
-    if known is not None:
-        connection.execute(update(parts).where(parts.c.id == part).values(truth=known))
-
-
-def _check_region(connection: Connection, part: int, region: int) -> None:
-    found = connection.execute(select(regions.c.part_id).where(regions.c.id == region)).scalar_one_or_none()
-    if found != part:
-        raise UsageError(f"part {part} has no region {region}")
-
-
-def as_text(text: str) -> str:
-    """Text that any database takes: file names need not be valid Unicode, and PostgreSQL knows no NUL."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "")
