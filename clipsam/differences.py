@@ -1,6 +1,6 @@
 """What differs between two sets of settings, in words: "key was 1 and is 2".
 
-Input: two nested dictionaries of JSON types. Output: one phrase for each leaf that differs. Knows nothing of
+Input: two nested dictionaries of JSON types. Output: one phrase for each value that differs. Knows nothing of
 what the settings are for.
 """
 
@@ -14,25 +14,22 @@ SHOWN = 4  # differences that are told; the rest is counted
 LONGEST = 24  # characters of a value
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """A phrase for each leaf that differs, by its dotted name; one that is absent counts as null."""
-    old, new = _flat(before), _flat(after)
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return [f"{key} was {_short(old.get(key))} and is {_short(new.get(key))}" for key in changed]
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> list[str]:
+    """A phrase for each value that differs, by its dotted name; what is absent counts as null."""
+    phrases = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new, name = before.get(key), after.get(key), f"{within}{key}"
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            phrases += differences(old, new, f"{name}.")
+        elif old != new:
+            phrases.append(f"{name} was {_short(old)} and is {_short(new)}")
+    return phrases
 
 
 def in_short(phrases: list[str]) -> str:
     """The first few of them, and how many more there are."""
     more = f" and {len(phrases) - SHOWN} more" if len(phrases) > SHOWN else ""
     return ", ".join(phrases[:SHOWN]) + more
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value}
-    return {
-        key: leaf for name in value for key, leaf in _flat(value[name], f"{prefix}.{name}".strip(".")).items()
-    }
 
 
 def _short(value: Any) -> str:

@@ -291,7 +291,7 @@ def test_a_calibration_belongs_to_its_setup(encoder, photo):
             other.calibrated(calibration)
     with_zone = segmenter_of(encoder, tiny_refiner())
     with_zone.roi = Roi((WIDTH, HEIGHT), include=(INSIDE,))
-    with pytest.raises(CalibrationError, match=r"roi.hash was null and is"):
+    with pytest.raises(CalibrationError, match=r"roi was null and is \{"):
         with_zone.calibrated(calibration)
     assert segmenter.calibrated(calibration).with_memory(None).calibration is None
 
