@@ -8,9 +8,7 @@ and reports.
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +35,7 @@ from clipsam.regions import RegionPrompt, region_prompts
 from clipsam.result import Segmentation
 from clipsam.sam import SamRefiner
 from clipsam.sam3_map import Sam3TextMap
+from clipsam.stopwatch import Stopwatch
 from clipsam.stream import Stream
 
 if TYPE_CHECKING:
@@ -331,6 +330,8 @@ class AnomalySegmenter:
     def calibrated(self, calibration: str | Path | Calibration) -> AnomalySegmenter:
         """The same models with the thresholds of a calibration, given as such or as its file.
 
+        Of a degraded answer the verdict keeps the promise where its score is that of the whole way (score
+        "coarse" or "whole", or "max" without the photo's own relief), and the mask is not covered.
         Raises `CalibrationError` that says what differs where it was made with another setup.
         """
         if isinstance(calibration, (str, Path)):
@@ -402,16 +403,3 @@ def _usable(device: str | None) -> str:
             f"the device {device!r} cannot be used ({reason}); expected cpu, or cuda or cuda:N of a GPU here"
         ) from error
     return device
-
-
-class Stopwatch:
-    """Seconds per named stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
