@@ -7,6 +7,7 @@ playwright, the tests that use it are skipped, and say why.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,6 +57,14 @@ def watched(browser: Any, **options: Any) -> Iterator[Watched]:
     watch.page.on("request", lambda request: watch.requests.append(request.url))
     yield watch
     context.close()
+
+
+def until(page: Any, script: str, seconds: float = 8.0) -> None:
+    """Wait until the script is true. (Playwright's own waiting evaluates text, which a strict page forbids.)"""
+    end = time.monotonic() + seconds
+    while not page.evaluate(script):
+        assert time.monotonic() < end, f"never came true: {script}"
+        page.wait_for_timeout(20)
 
 
 def fits(page: Any) -> bool:

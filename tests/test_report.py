@@ -229,8 +229,17 @@ def test_calibrated_run_has_verdicts(run: Path) -> None:
         if "error" not in row:
             row["is_defective"] = row["score"] > 0.9
     (run / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    calibration = {
+        "id": "c0ffee", "false_alarms": 0.01, "good_photos": 99,
+        "score_threshold": 0.8765, "pixel_threshold": 0.41,
+    }  # fmt: skip
+    write_manifest(run, read_manifest(run) | {"calibration": calibration, "calibration_id": "c0ffee"})
     page = Page(write_report(run))
     assert [entry["state"] for entry in page.index] == ["ng", "ok", "ok", "ok", "error"]
+    assert json.loads(page.scripts["facts"])["threshold"] == 0.41
+    assert re.search(r"above 0\.8765, from 99 good\s+photos: at most 1 % of good", page.text)
+    assert "calibrated threshold 0.8765" in page.text
+    assert ("line", "x1", "87.65%") in page.attributes
     assert json.loads(page.scripts["facts"])["words"] == {"ng": "NG", "ok": "OK"}
     assert "no verdict" not in page.text
     assert re.search(r"75\.0 %\s*yield", page.text)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import Watched, fits, headless, watched
+from browser import Watched, fits, headless, until, watched
 from fake_segmenter import FakeSegmenter
 from PIL import Image
 
@@ -191,7 +191,7 @@ def test_keyboard_alone(watch: Watched) -> None:
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Escape")
     assert not page.locator("#detail").is_visible()
-    page.wait_for_function(f"{focused} === 'plate-7.png'")  # the photo that was seen last
+    until(page, f"{focused} === 'plate-7.png'")  # the photo that was seen last
 
 
 def test_region_table_marks_the_outline_and_back(watch: Watched) -> None:
@@ -276,6 +276,13 @@ def test_print(chromium: Any, report: Path) -> None:
         watch.page.emulate_media(media="print")
         assert watch.page.locator("#detail-name").is_visible()
         assert not watch.page.locator("main").is_visible()
+        assert not watch.page.locator("#close").is_visible()
+        watch.page.keyboard.press("Escape")
+        assert watch.page.locator("main").is_visible()
+        assert not watch.page.locator(".bar").is_visible()
+        assert watch.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        watch.page.emulate_media(media="screen")
+        watch.page.locator(".tile").first.click()
         single = watch.page.pdf()
         watch.assert_quiet()
     assert whole[:5] == single[:5] == b"%PDF-"
@@ -340,10 +347,13 @@ def test_ten_thousand_photos_open_and_scroll(
         opened = time.perf_counter() - start
         for part in (0.25, 0.5, 0.75, 1):
             page.evaluate(f"scrollTo(0, {part} * document.body.scrollHeight)")
-            page.wait_for_function("""() => [...document.querySelectorAll('.tile')].some(tile => {
+            until(
+                page,
+                """() => [...document.querySelectorAll('.tile')].some(tile => {
               const box = tile.getBoundingClientRect();
               return box.top < innerHeight && box.bottom > 0 && tile.querySelector('image[href]');
-            })""")
+            })""",
+            )
             assert page.locator(".tile").count() < 100
         page.locator(".tile").first.focus()
         page.keyboard.press("End")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import typer
+from tqdm import tqdm
 
 
 def register(app: typer.Typer) -> None:
@@ -25,5 +27,11 @@ def report(
     """Write one self-contained HTML page of a run: counts, scores, photos, errors, settings and hashes."""
     from clipsam.report.page import write_report
 
-    page = write_report(run, out, limit=limit, max_mb=max_mb)
+    with tqdm(unit="photo", disable=None, file=sys.stderr, leave=False) as bar:
+
+        def on_photo(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        page = write_report(run, out, limit=limit, max_mb=max_mb, on_photo=on_photo)
     typer.echo(json.dumps({"report": str(page), "bytes": page.stat().st_size}) if as_json else str(page))

@@ -65,7 +65,7 @@ function fillTile(tile, number) {
   line.append(name);
   if (photo.score !== undefined) line.append(element("span", "number small soft", photo.score.toFixed(3)));
   const below = element("span", "line soft small");
-  below.append(badge(photo), element("span", "found", photo.types?.join(", ") || inWords(photo)));
+  below.append(badge(photo), element("span", "found", photo.types ? photo.types.join(", ") : photo.message));
   tile.append(stage, line, below);
   const score = photo.score === undefined ? "" : `, score ${photo.score.toFixed(3)}`;
   tile.setAttribute("aria-label", `${photo.name}: ${badge(photo).textContent}${score}, ${inWords(photo)}`);

@@ -94,7 +94,8 @@ def _page(
     bars, tallest = histogram(rows)
     calibrated = any(row.get("is_defective") is not None for row in rows)
     words = {"ng": "NG", "ok": "OK"} if calibrated else {"ng": "suspicious", "ok": "nothing found"}
-    threshold = manifest.get("pixel_threshold")
+    calibration = manifest.get("calibration") or {}
+    threshold = calibration.get("pixel_threshold", manifest.get("pixel_threshold"))
     settings = {key: value for key, value in manifest.items() if key not in STORY}
     return environment.get_template("page.html.j2").generate(
         title=run.resolve().name,
@@ -104,6 +105,7 @@ def _page(
         manifest=manifest,
         story=story_of(rows),
         calibrated=calibrated,
+        calibration=calibration,
         words=words,
         threshold=threshold,
         facts=_json({"words": words, "threshold": 0.5 if threshold is None else threshold}),
@@ -129,6 +131,9 @@ class Mark:
 
 
 def _marks(manifest: Manifest) -> list[Mark]:
+    if calibration := manifest.get("calibration"):
+        at = calibration["score_threshold"]
+        return [Mark(at, f"calibrated threshold {at:.4g}")]
     if (at := manifest.get("pixel_threshold")) is None:
         return []
     return [Mark(at, f"threshold of the map {at:.2f}")]

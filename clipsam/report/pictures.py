@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ from clipsam.runs.store import Row
 
 SMALLEST, LARGEST = 6_000, 120_000  # bytes per photo, all together: still of use; no sharper on a screen
 REGIONS = 12  # outlined and listed at SMALLEST; with more room up to four times as many
-SIDES = (64, 1280)  # pixels along the longer side of a picture, from and to
-QUALITIES = (82, 66, 48, 30)
+LONGEST = 1280  # pixels along the longer side of a picture
+CLEAR = 16_000  # bytes of a picture, above which they are spent on clear pixels rather than on more
+TRIES = 6
 FORMAT = "WEBP" if features.check("webp") else "JPEG"
 
 
@@ -56,25 +58,42 @@ def pictured(run: Path, manifest: Manifest, row: Row, *, size: int, beside: Path
     return found | {"photo": None if image is None else encoded(image, room)}
 
 
-def encoded(image: Image.Image, limit: int) -> str | None:
-    """The picture as a data URL of at most `limit` characters, as large and clear as fits; None if none
-    does."""
+def encoded(image: Image.Image, limit: int, density: float = 0.1) -> str | None:
+    """The picture as a data URL of at most `limit` characters, as large as fits; None if nothing does.
+
+    `density`: bytes per pixel for the first guess of the size, corrected by what comes out.
+    """
     room = max(limit - 40, 0) * 3 // 4  # base64
-    shortest, longest = SIDES
-    # About 0.1 bytes per pixel is what a photo takes at a good quality: the first guess of the side.
-    area = image.width * image.height
-    side = min(longest, max(image.size), int((room / 0.1 / area) ** 0.5 * max(image.size)))
-    while side >= min(shortest, max(image.size)) and side > 0:
-        small = image.copy()
-        small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        for quality in QUALITIES:
-            buffer = io.BytesIO()
-            small.save(buffer, FORMAT, quality=quality)
-            if buffer.tell() <= room:
-                data = base64.b64encode(buffer.getvalue()).decode("ascii")
-                return f"data:image/{FORMAT.lower()};base64,{data}"
-        side = int(side * 0.75)
-    return None
+    quality = 80 if room > CLEAR else 62
+    whole = max(image.size)
+    side = _side(image, room, density)
+    image = image.copy()
+    image.thumbnail((3 * side, 3 * side), Image.Resampling.BOX)  # once, so that no try starts from a huge one
+    best: bytes | None = None
+    for _ in range(TRIES):
+        data, size = _compressed(image, side, quality)
+        if len(data) <= room and (best is None or len(data) > len(best)):
+            best = data
+        if best is data and (side >= min(whole, LONGEST) or len(data) > 0.8 * room):
+            break
+        side = _side(image, 0.9 * room, len(data) / (size[0] * size[1]))
+    if best is None:
+        return None
+    return f"data:image/{FORMAT.lower()};base64,{base64.b64encode(best).decode('ascii')}"
+
+
+def _side(image: Image.Image, room: float, density: float) -> int:
+    """How long the longer side may be, where so many bytes hold so many pixels."""
+    part = math.sqrt(room / density / (image.width * image.height))
+    return max(8, int(min(LONGEST, part * max(image.size), max(image.size))))
+
+
+def _compressed(image: Image.Image, side: int, quality: int) -> tuple[bytes, tuple[int, int]]:
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, FORMAT, quality=quality, method=2)  # method: the effort of WebP; JPEG has none
+    return buffer.getvalue(), small.size
 
 
 def _photo(run: Path, manifest: Manifest, row: Row) -> tuple[Image.Image | None, str]:
@@ -105,17 +124,24 @@ def _extent(row: Row, image: Image.Image | None) -> tuple[int, int]:
 
 
 def _regions(row: Row, size: int) -> list[dict[str, Any]]:
+    """The table of regions, with outlines that share a quarter of the size; what the small ones leave, the
+    large ones get."""
     kept = row["regions"][: _most(size)]
-    each = size // 4 // max(len(kept), 1) - 80
+    room = size // 4 - 80 * len(kept)
+    paths = {}
+    for done, number in enumerate(sorted(range(len(kept)), key=lambda i: kept[i]["area_px"])):
+        limit = min(max(room // (len(kept) - done), 60), 1500)
+        paths[number] = outline_path(Region.from_dict(kept[number]), limit)
+        room -= len(paths[number])
     return [
         {
             "defect": region["defect"],
             "score": round(region["score"], 3),
             "area": region["area_px"],
             "box": region["box_xyxy"],
-            "path": outline_path(Region.from_dict(region), min(max(each, 60), 1500)),
+            "path": paths[number],
         }
-        for region in kept
+        for number, region in enumerate(kept)
     ]
 
 
@@ -132,7 +158,7 @@ def _map(run: Path, row: Row, limit: int) -> str | None:
         return None
     grey = Image.fromarray((np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8))
     grey.thumbnail((320, 320), Image.Resampling.BOX)
-    return encoded(grey.convert("RGB") if FORMAT == "WEBP" else grey, min(limit, 8_000))
+    return encoded(grey.convert("RGB") if FORMAT == "WEBP" else grey, min(limit, 8_000), 0.04)
 
 
 def _link(run: Path, row: Row, beside: Path) -> str:
