@@ -60,7 +60,7 @@ def watched(browser: Any, **options: Any) -> Iterator[Watched]:
 
 
 def until(page: Any, script: str, seconds: float = 8.0) -> None:
-    """Wait until the script is true. (Playwright's own waiting evaluates text, which a strict page forbids.)"""
+    """Wait until the script is true. (Playwright's own waiting evaluates text; a strict page forbids it.)"""
     end = time.monotonic() + seconds
     while not page.evaluate(script):
         assert time.monotonic() < end, f"never came true: {script}"
