@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +100,15 @@ class Segmentation:
             "regions": [region.to_dict() for region in self.regions],
             "seconds": round(self.seconds, 4),
         } | ({"degraded": True} if self.degraded else {})
+
+    def to_supervision(self) -> sv.Detections:
+        """The regions as `Detections` of supervision: boxes, masks, scores, `data["class_name"]`.
+
+        Raises `MissingExtra` where supervision is not installed.
+        """
+        from clipsam.exports.supervision import detections_of
+
+        return detections_of(self.regions)
 
 
 def _column_runs(crop: NDArray[np.bool_], corner: tuple[int, int], photo: tuple[int, int]) -> list[int]:

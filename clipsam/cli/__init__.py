@@ -19,7 +19,19 @@ from clipsam.errors import ClipsamError
 # typer brings a copy of click of its own or uses the installed one, depending on its version.
 _BadUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-VERBS = ("demo", "calibrate", "inspect", "watch", "history", "report", "prompts", "models", "train", "eval")
+VERBS = (
+    "demo",
+    "calibrate",
+    "inspect",
+    "watch",
+    "history",
+    "report",
+    "annotations",
+    "prompts",
+    "models",
+    "train",
+    "eval",
+)
 
 app = typer.Typer(
     name="clipsam",
