@@ -18,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from clipsam.cli import report as verb
+from clipsam.drift import DriftWarning
 from clipsam.errors import RunError, UsageError
 from clipsam.report.assets import content_policy
 from clipsam.report.histogram import histogram, kinds
@@ -240,6 +241,22 @@ def test_calibrated_run_has_verdicts(run: Path) -> None:
     assert re.search(r"above 0\.8765, from 99 good\s+photos: at most 1 % of good", page.text)
     assert "calibrated threshold 0.8765" in page.text
     assert ("line", "x1", "87.65%") in page.attributes
+    assert "Drift" not in page.text
+
+
+def test_drift_and_degraded_answers_are_said(run: Path) -> None:
+    warning = DriftWarning(
+        seen=150, window=100, p_value=1e-5, level=1e-4, recent_median=0.61, good_median=0.42
+    )
+    write_manifest(run, read_manifest(run) | {"drift": {"passed": 150, "warnings": [warning.to_dict()]}})
+    rows = read_rows(run / "results.jsonl")
+    rows[1]["degraded"] = True
+    (run / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Page(write_report(run))
+    assert "Drift, after 150 passed parts: the scores of the last 100 passed parts are higher" in page.text
+    notes = {page.index[number]["name"]: photo["note"] for number, photo in page.photos.items()}
+    assert "before SAM" in notes[Path(rows[1]["path"]).name]
+    assert sorted(map(bool, notes.values())) == [False, False, False, True]
     assert json.loads(page.scripts["facts"])["words"] == {"ng": "NG", "ok": "OK"}
     assert "no verdict" not in page.text
     assert re.search(r"75\.0 %\s*yield", page.text)

@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from clipsam.drift import DriftWarning
 from clipsam.errors import RunError, UsageError
 from clipsam.report.assets import asset, content_policy
 from clipsam.report.histogram import histogram, kinds
@@ -106,6 +107,7 @@ def _page(
         story=story_of(rows),
         calibrated=calibrated,
         calibration=calibration,
+        drift=_drift(manifest),
         words=words,
         threshold=threshold,
         facts=_json({"words": words, "threshold": 0.5 if threshold is None else threshold}),
@@ -137,6 +139,12 @@ def _marks(manifest: Manifest) -> list[Mark]:
     if (at := manifest.get("pixel_threshold")) is None:
         return []
     return [Mark(at, f"threshold of the map {at:.2f}")]
+
+
+def _drift(manifest: Manifest) -> str:
+    """The last warning of the run that passed parts differ from the calibration's; or nothing."""
+    warnings = (manifest.get("drift") or {}).get("warnings")
+    return str(DriftWarning(**warnings[-1])) if warnings else ""
 
 
 def _entry(manifest: Manifest, row: Row) -> dict[str, Any]:

@@ -41,6 +41,8 @@ def pictured(run: Path, manifest: Manifest, row: Row, *, size: int, beside: Path
     `beside` is the folder of the page: the link to the overlay in full size is relative to it.
     """
     image, note = _photo(run, manifest, row)
+    if row.get("degraded"):
+        note = f"Map and regions are those before SAM: there was no time for more. {note}".strip()
     width, height = _extent(row, image)
     found = {
         "width": width,
