@@ -19,7 +19,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from clipsam.drift import DriftWarning
 from clipsam.errors import RunError, UsageError
 from clipsam.report.assets import asset, content_policy
 from clipsam.report.histogram import histogram, kinds
@@ -144,7 +143,7 @@ def _marks(manifest: Manifest) -> list[Mark]:
 def _drift(manifest: Manifest) -> str:
     """The last warning of the run that passed parts differ from the calibration's; or nothing."""
     warnings = (manifest.get("drift") or {}).get("warnings")
-    return str(DriftWarning(**warnings[-1])) if warnings else ""
+    return str(warnings[-1]["sentence"]) if warnings else ""
 
 
 def _entry(manifest: Manifest, row: Row) -> dict[str, Any]:
