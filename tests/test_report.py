@@ -242,6 +242,9 @@ def test_calibrated_run_has_verdicts(run: Path) -> None:
     assert "calibrated threshold 0.8765" in page.text
     assert ("line", "x1", "87.65%") in page.attributes
     assert "Drift" not in page.text
+    assert json.loads(page.scripts["facts"])["words"] == {"ng": "NG", "ok": "OK"}
+    assert "no verdict" not in page.text
+    assert re.search(r"75\.0 %\s*yield", page.text)
 
 
 def test_drift_and_degraded_answers_are_said(run: Path) -> None:
@@ -257,9 +260,6 @@ def test_drift_and_degraded_answers_are_said(run: Path) -> None:
     notes = {page.index[number]["name"]: photo["note"] for number, photo in page.photos.items()}
     assert "before SAM" in notes[Path(rows[1]["path"]).name]
     assert sorted(map(bool, notes.values())) == [False, False, False, True]
-    assert json.loads(page.scripts["facts"])["words"] == {"ng": "NG", "ok": "OK"}
-    assert "no verdict" not in page.text
-    assert re.search(r"75\.0 %\s*yield", page.text)
 
 
 def test_histogram_counts_every_photo() -> None:
