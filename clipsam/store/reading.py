@@ -124,6 +124,7 @@ def part_of(row: Values) -> Part:
         folder=_folder(row),
         truth=row["truth"],
         superseded=row["superseded"],
+        degraded=row["degraded"],
     )
 
 

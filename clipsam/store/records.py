@@ -87,6 +87,7 @@ class Part:
     folder: Path | None  # the run folder
     truth: bool | None  # whether the part is defective, after the newest verdict on its photo
     superseded: bool  # the same photo was inspected again later: that one counts
+    degraded: bool = False  # by the coarse map alone, for want of time
     regions: tuple[StoredRegion, ...] = ()
     verdicts: tuple[Verdict, ...] = ()  # oldest first
 
@@ -103,14 +104,18 @@ class Part:
         }
         if self.error is not None:
             return common | {"error": dict(self.error)}
-        return common | {
-            "score": self.score,
-            "is_defective": None if self.decision is None else self.decision == NG,
-            "threshold": self.threshold,
-            "regions": [region.as_row() for region in self.regions],
-            "seconds": self.seconds,
-            "files": dict(self.files),
-        }
+        return (
+            common
+            | {
+                "score": self.score,
+                "is_defective": None if self.decision is None else self.decision == NG,
+                "threshold": self.threshold,
+                "regions": [region.as_row() for region in self.regions],
+                "seconds": self.seconds,
+                "files": dict(self.files),
+            }
+            | ({"degraded": True} if self.degraded else {})
+        )
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,17 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     insert,
     inspect,
     select,
+    text,
     update,
 )
 
 from clipsam.errors import StoreError
 
-VERSION = 1
+VERSION = 2
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -92,6 +94,7 @@ parts = Table(
     Column("files", JSON, nullable=False),
     Column("truth", Boolean),  # defective, after the newest verdict on the photo
     Column("superseded", Boolean, nullable=False, default=False),
+    Column("degraded", Boolean, nullable=False, server_default=false()),  # since version 2
     UniqueConstraint("run_id", "path", "sha256", name="parts_once"),
     Index("parts_by_time", "time"),
     Index("parts_by_product", "product", "time"),
@@ -127,8 +130,13 @@ verdicts = Table(
     Index("verdicts_of_part", "part_id"),
 )
 
-# The step from version n to n + 1, for n = 1, 2 ...: what `metadata` would have made anew.
-MIGRATIONS: dict[int, Callable[[Connection], Any]] = {}
+
+def _remember_degraded(connection: Connection) -> None:
+    connection.execute(text("ALTER TABLE parts ADD COLUMN degraded BOOLEAN DEFAULT false NOT NULL"))
+
+
+# The step from version n to n + 1: what `metadata` would have made anew.
+MIGRATIONS: dict[int, Callable[[Connection], Any]] = {1: _remember_degraded}
 
 
 def bring_up_to_date(connection: Connection, name: str) -> None:

@@ -53,6 +53,7 @@ def part_values(
         "error": _error(row["error"]) if failed else None,
         "files": dict(row.get("files", {})),
         "superseded": False,
+        "degraded": bool(row.get("degraded")),
     }
 
 
