@@ -23,9 +23,9 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,16 @@ from PIL import (
 from clipsam.errors import PhotoError, UsageError
 from clipsam.finding import FoundPhotos, find_photos
 
-__all__ = ["FoundPhotos", "Photo", "as_photo", "file_sha256", "find_photos", "photo_size", "read_photo"]
+__all__ = [
+    "FoundPhotos",
+    "Photo",
+    "as_photo",
+    "decode_photo",
+    "file_sha256",
+    "find_photos",
+    "photo_size",
+    "read_photo",
+]
 
 MAX_PIXELS = 300_000_000  # 0.9 GB as RGB; a 16k x 16k line scan still passes
 
@@ -128,6 +137,17 @@ def read_photo(path: str | Path, *, bit_depth: int | None = None, max_pixels: in
             return Photo(_decode(file, path, bit_depth, max_pixels), path, sha256)
     except MemoryError as error:
         raise PhotoError(f"{path}: not enough memory to decode it", "too-large") from error
+
+
+def decode_photo(data: bytes, name: str = "the photo", *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Decode the bytes of a photo file, as `read_photo` does; `name` is what errors call it."""
+    if not data:
+        raise PhotoError(f"{name}: the file is empty", "empty")
+    try:
+        pixels = _decode(cast(BufferedReader, BytesIO(data)), Path(name), None, max_pixels)
+    except MemoryError as error:
+        raise PhotoError(f"{name}: not enough memory to decode it", "too-large") from error
+    return Photo(pixels, None, hashlib.sha256(data).hexdigest())
 
 
 def file_sha256(path: str | Path) -> str:

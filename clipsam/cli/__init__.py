@@ -24,6 +24,7 @@ VERBS = (
     "calibrate",
     "inspect",
     "watch",
+    "serve",
     "history",
     "report",
     "annotations",
