@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from clipsam.consensus import Consensus
     from clipsam.datasets import Category
     from clipsam.presets import Preset
-    from clipsam.references import ReferenceMemory
+    from clipsam.references import ReferenceMemory, Words
 
 Pixels = NDArray[np.uint8]
 Change = Callable[[Pixels], Pixels]
@@ -41,9 +41,10 @@ class Companions:
     paths: tuple[Path, ...]
 
     def memory(
-        self, encoder: ClipEncoder, preset: Preset, change: Change | None = None
+        self, encoder: ClipEncoder, preset: Preset, words: Words | None, change: Change | None = None
     ) -> ReferenceMemory | Consensus:
-        """Read them and make the memory; `change` is done to every photo of a batch first.
+        """Read them and make the memory; `words` say of them what the text says, where settings ask for it;
+        `change` is done to every photo of a batch first.
 
         Raises `UsageError` where no photo can be read, `WeightsError` for a file of another model.
         """
@@ -51,14 +52,14 @@ class Companions:
             from clipsam.consensus import Consensus
 
             seen = (change(pixels) if change else pixels for pixels in _readable(self.paths))
-            return Consensus.of(seen, encoder, preset.layers, preset.consensus_settings)
+            return Consensus.of(seen, encoder, preset.layers, preset.consensus_settings, words)
         from clipsam.reference_files import load_references
         from clipsam.references import ReferenceMemory
 
         if self.paths[0].suffix == KEPT:
-            return load_references(self.paths[0], encoder, preset.layers, preset.reference_settings)
+            return load_references(self.paths[0], encoder, preset.layers, preset.reference_settings, words)
         photos = [read_photo(path).pixels for path in self.paths]
-        return ReferenceMemory.build(photos, encoder, preset.layers, preset.reference_settings)
+        return ReferenceMemory.build(photos, encoder, preset.layers, preset.reference_settings, words)
 
     def describe(self, preset: Preset) -> dict[str, Any]:
         """What decides the memory, read from the files alone."""

@@ -23,7 +23,8 @@ from clipsam.clip import ClipEncoder
 from clipsam.errors import UsageError
 from clipsam.heatmap import enlarge
 from clipsam.layers import encode_layers, local_mean
-from clipsam.memory import Grading, Scaling, cover, draw, nearest, side_by_side
+from clipsam.memory import Grading, Scaling, cover, draw, join, log_odds, nearest_one, side_by_side
+from clipsam.references import Words, on_grid
 from clipsam.settings import ConsensusSettings, LayerSettings
 
 GRADED = 8  # photos of a batch whose scores say what is usual
@@ -35,8 +36,11 @@ Pixels = NDArray[np.uint8]
 
 def interval_mean(votes: Tensor, lowest: float) -> Tensor:
     """Votes [n, photos] -> [n]: mean of the lowest part `lowest` of each row, of one at least (MuSc)."""
-    count = max(int(votes.shape[1] * lowest), 1)
-    return votes.topk(count, dim=1, largest=False).values.mean(dim=1)
+    return votes.topk(_counted(votes, lowest), dim=1, largest=False).values.mean(dim=1)
+
+
+def _counted(votes: Tensor, lowest: float) -> int:
+    return max(int(votes.shape[1] * lowest), 1)
 
 
 class Consensus:
@@ -53,10 +57,12 @@ class Consensus:
         encoder: ClipEncoder,
         layers: LayerSettings | None = None,
         settings: ConsensusSettings | None = None,
+        words: Words | None = None,
     ) -> None:
         self.encoder, self.layers = encoder, layers or LayerSettings()
         self.settings = settings or ConsensusSettings()
-        self._kept: dict[str, list[Tensor]] = {}  # layers [c, h, w], float16, by hash of the photo
+        self.words = words if self.settings.excess_weight else None
+        self._kept: dict[str, _Look] = {}  # by hash of the photo
         self._voters: _Voters | None = None  # made of these when it is needed
         self._usual: deque[Tensor] = deque(maxlen=RECENT)
         self._random = np.random.default_rng(self.settings.seed)
@@ -69,20 +75,22 @@ class Consensus:
         encoder: ClipEncoder,
         layers: LayerSettings | None = None,
         settings: ConsensusSettings | None = None,
+        words: Words | None = None,
     ) -> Consensus:
         """The consensus of photos, read once, one at a time; of more than `settings.photos` a random choice.
+        With `words` it knows what the text says of them, if the settings ask for it.
 
         Raises `UsageError` for less than two different photos.
         """
-        consensus = cls(encoder, layers, settings)
+        consensus = cls(encoder, layers, settings, words)
         for pixels in photos:
-            consensus._keep(_hash(pixels), consensus._look(pixels))
+            consensus._keep(_hash(pixels), consensus._look(pixels, voting=True))
         if len(consensus._kept) < 2:
             raise UsageError(
                 f"a batch of {len(consensus._kept)} different photos has no consensus; expected at least two"
             )
         for key in list(consensus._kept)[:GRADED]:
-            consensus._remember(consensus._score(key, consensus._kept[key]))
+            consensus._remember(consensus._score(key, consensus._kept[key])[0])
         return consensus
 
     @property
@@ -90,18 +98,21 @@ class Consensus:
         """How many photos have a vote."""
         return len(self._kept)
 
-    @property
-    def text_weight(self) -> float:
-        """Share of the text map in the sum of both."""
-        return self.settings.text_weight
-
     def scores(self, pixels: Pixels) -> Tensor:
         """Mutual scores of the patches of a photo, [h, w]: distances, the larger the rarer."""
-        return self._score(_hash(pixels), self._look(pixels))
+        return self._score(_hash(pixels), self._look(pixels))[0]
 
     def anomaly(self, pixels: Pixels) -> NDArray[np.float32]:
         """How unlike the other photos each pixel of a photo [H, W, 3] is: [H, W] in [0, 1]."""
         return self._map(self.scores(pixels), pixels)
+
+    def join(self, text: NDArray[np.float32], pixels: Pixels) -> NDArray[np.float32]:
+        """The text map [H, W] of a photo joined with what the other photos say of it: [H, W] in [0, 1]."""
+        scores, odds = self._score(_hash(pixels), self._look(pixels))
+        usual = None
+        if odds is not None:
+            usual = enlarge(torch.sigmoid(odds).numpy(), pixels.shape[:2], self.settings.smoothing)
+        return join(text, self._map(scores, pixels), usual, self.settings)
 
     def observe(self, pixels: Pixels) -> NDArray[np.float32] | None:
         """The map of a stream's next photo, held against those before it; then it may get a vote itself.
@@ -109,12 +120,12 @@ class Consensus:
         The photos with a vote are a uniform sample of all so far (Vitter's reservoir, 1985). None for the
         first two.
         """
-        key, layers, found = _hash(pixels), self._look(pixels), None
+        key, look, found = _hash(pixels), self._look(pixels, voting=True), None
         if len(self._kept) > 1:
-            scores = self._score(key, layers)
+            scores, _ = self._score(key, look)
             self._remember(scores)
             found = self._map(scores, pixels)
-        self._keep(key, layers)
+        self._keep(key, look)
         return found
 
     def manifest(self) -> dict[str, Any]:
@@ -122,10 +133,14 @@ class Consensus:
         digest = hashlib.sha256("".join(sorted(self._kept)).encode()).hexdigest()
         return {"voting": self.photos, "hash": digest, **asdict(self.settings), "layers": asdict(self.layers)}
 
-    def _look(self, pixels: Pixels) -> list[Tensor]:
-        return [layer.half() for layer in encode_layers(pixels, self.encoder, self.layers)]
+    def _look(self, pixels: Pixels, voting: bool = False) -> _Look:
+        layers = [layer.half() for layer in encode_layers(pixels, self.encoder, self.layers)]
+        if not (voting and self.words):
+            return _Look(layers)
+        grid = (layers[0].shape[1], layers[0].shape[2])
+        return _Look(layers, on_grid(log_odds(self.words.map(pixels)), grid))
 
-    def _keep(self, key: str, layers: list[Tensor]) -> None:
+    def _keep(self, key: str, look: _Look) -> None:
         """Let a photo into the reservoir, for another one if that is full."""
         if key in self._kept:
             return
@@ -136,15 +151,15 @@ class Consensus:
             if place >= room:
                 return
             del self._kept[list(self._kept)[place]]
-        self._kept[key], self._voters = layers, None
+        self._kept[key], self._voters = look, None
 
     def _remember(self, scores: Tensor) -> None:
         self._usual.append(scores.flatten()[draw(scores.numel(), DRAWN, self.settings.seed)])
 
-    def _score(self, key: str, layers: list[Tensor]) -> Tensor:
+    def _score(self, key: str, look: _Look) -> tuple[Tensor, Tensor | None]:
         if self._voters is None:
             self._voters = _Voters.of(self._kept, self.settings, self.layers.scaling)
-        return self._voters.score(key, layers)
+        return self._voters.score(key, look.layers)
 
     def _map(self, scores: Tensor, pixels: Pixels) -> NDArray[np.float32]:
         settings = self.settings
@@ -153,31 +168,44 @@ class Consensus:
 
 
 @dataclass(frozen=True, eq=False)
+class _Look:
+    """What is kept of a photo: layers [c, h, w], float16, and log odds of its text map [h*w], if needed."""
+
+    layers: list[Tensor]
+    texts: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class _Voters:
-    """Photos made ready to be compared with: by hash, one set of patches [m, d] for every view, float16.
+    """Photos made ready to be compared with: by hash, one set of patches [m, d] for every view, float16, and
+    what the text says of these patches, log odds [m].
 
     A view is a layer (or all, side by side) averaged over one size of neighbourhood; each is matched by
     itself.
     """
 
     views: dict[str, list[Tensor]]
+    texts: dict[str, Tensor]
     scaling: Scaling
     settings: ConsensusSettings
 
     @classmethod
-    def of(cls, photos: dict[str, list[Tensor]], settings: ConsensusSettings, how: str) -> _Voters:
+    def of(cls, photos: dict[str, _Look], settings: ConsensusSettings, how: str) -> _Voters:
         scaling = Scaling()
         if how == "spread":
-            samples = [[_sample(layer, settings.seed) for layer in layers] for layers in photos.values()]
+            samples = [[_sample(layer, settings.seed) for layer in look.layers] for look in photos.values()]
             scaling = Scaling.of([torch.cat(layer) for layer in zip(*samples, strict=True)])
-        voters = cls({}, scaling, settings)
-        for key, layers in photos.items():
-            views = voters.view(layers)
+        voters = cls({}, {}, scaling, settings)
+        for key, look in photos.items():
+            views, texts = voters.view(look.layers), look.texts
             count = settings.patches or len(views[0])
             if count < len(views[0]):
                 kept = cover(torch.cat(views, dim=1), count, settings.seed)
                 views = [view[kept] for view in views]
+                texts = None if texts is None else texts[kept]
             voters.views[key] = [view.half() for view in views]
+            if texts is not None:
+                voters.texts[key] = texts
         return voters
 
     def view(self, layers: Sequence[Tensor]) -> list[Tensor]:
@@ -189,14 +217,23 @@ class _Voters:
             found += [side_by_side(scaled)] if self.settings.joint else scaled
         return found
 
-    def score(self, key: str, layers: Sequence[Tensor]) -> Tensor:
-        """The mutual scores [h, w] of a photo, the mean over views; `key` itself has no vote."""
-        others = [views for name, views in self.views.items() if name != key]
-        found = []
+    def score(self, key: str, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The mutual scores [h, w] of a photo, the mean over views; `key` itself has no vote. With texts,
+        also the log odds that the text gives the like patches of the voters that count, [h, w].
+        """
+        others = [name for name in self.views if name != key]
+        found, said = [], []
         for number, queries in enumerate(self.view(layers)):
-            votes = [nearest(queries, views[number].float()) for views in others]
-            found.append(interval_mean(torch.stack(votes, dim=1), self.settings.lowest))
-        return torch.stack(found).mean(dim=0).unflatten(0, layers[0].shape[1:])
+            pairs = [nearest_one(queries, self.views[name][number].float()) for name in others]
+            votes = torch.stack([distance for distance, _ in pairs], dim=1)
+            found.append(interval_mean(votes, self.settings.lowest))
+            if self.texts:
+                texts = [self.texts[name][place] for name, (_, place) in zip(others, pairs, strict=True)]
+                closest = votes.topk(_counted(votes, self.settings.lowest), dim=1, largest=False).indices
+                said.append(torch.stack(texts, dim=1).gather(1, closest).mean(dim=1))
+        grid = layers[0].shape[1:]
+        scores = torch.stack(found).mean(dim=0).unflatten(0, grid)
+        return scores, torch.stack(said).mean(dim=0).unflatten(0, grid) if said else None
 
 
 def _sample(layer: Tensor, seed: int) -> Tensor:

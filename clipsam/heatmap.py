@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -115,12 +115,6 @@ Look = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Crops [b, 3, H, W] in [0, 1] -> logits of each patch [k, b, h, w], and of each crop as a whole [k, b] or
 None.
 """
-
-
-def add_memory(coarse: CoarseMap, anomaly: NDArray[np.float32], text_weight: float) -> CoarseMap:
-    """The coarse map with what other photos say: a weighted mean of both maps [H, W], as in WinCLIP+."""
-    mixed = np.float32(text_weight) * coarse.anomaly + np.float32(1 - text_weight) * anomaly
-    return replace(coarse, anomaly=mixed)
 
 
 @dataclass(frozen=True)

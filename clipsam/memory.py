@@ -1,7 +1,7 @@
 """Comparing patches with remembered patches: nearest neighbours, what stands for many, and bounded scores.
 
-Input: features [n, d] as tensors. Output: distances, choices of patches, scores in [0, 1]. Pure functions and
-small frozen classes; knows nothing of photos, towers and settings.
+Input: features [n, d] as tensors. Output: distances, choices of patches, scores in [0, 1], and how they join
+the text map. Pure functions and small frozen classes; knows nothing of photos and towers.
 """
 
 from __future__ import annotations
@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+from clipsam.settings import ConsensusSettings, ReferenceSettings
 
 BLOCK = 2**24  # similarities that are held at once: 64 MB
 PROJECTED = 64  # numbers a patch that the cover is chosen by
+SUREST = 1e-3  # odds are not counted beyond this probability and its opposite
 
 
 def nearest(queries: Tensor, memory: Tensor, apart: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -33,6 +38,53 @@ def nearest(queries: Tensor, memory: Tensor, apart: tuple[Tensor, Tensor] | None
             rest[apart[0][:, None] == apart[1][None, start : start + step]] = float("inf")
         best = torch.minimum(best, rest.amin(dim=1))
     return (lengths + 2 * best).clamp(min=0).sqrt()
+
+
+def nearest_one(queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """As `nearest`, with the index [n] of the neighbour."""
+    half = memory.square().sum(dim=1)[None] / 2
+    rest, places = torch.addmm(half, queries, memory.T, alpha=-1).min(dim=1)
+    return (queries.square().sum(dim=1) + 2 * rest).clamp(min=0).sqrt(), places
+
+
+def nearest_few(queries: Tensor, memory: Tensor, count: int) -> Tensor:
+    """Indices [n, count] of the nearest neighbours of each query [n, d] in a memory [m, d], in any order."""
+    count, half = min(count, len(memory)), memory.square().sum(dim=1)[None] / 2
+    step = max(BLOCK // max(len(memory), 1), 1)
+    blocks = (
+        torch.addmm(half, queries[start : start + step], memory.T, alpha=-1)
+        for start in range(0, len(queries), step)
+    )
+    return torch.cat([rest.topk(count, largest=False, sorted=False).indices for rest in blocks])
+
+
+def log_odds(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits of a map in [0, 1], at most those of `SUREST`."""
+    clipped = np.clip(probabilities, np.float32(SUREST), np.float32(1 - SUREST))
+    return np.asarray(np.log(clipped / (1 - clipped)), dtype=np.float32)
+
+
+def join(
+    text: NDArray[np.float32],
+    other: NDArray[np.float32],
+    usual: NDArray[np.float32] | None,
+    settings: ReferenceSettings | ConsensusSettings,
+) -> NDArray[np.float32]:
+    """The text map [H, W] and the map by other photos as one, in [0, 1].
+
+    Mixing "mean" is their weighted mean (WinCLIP+, APRIL-GAN). "odds" adds log odds: those by other photos,
+    `text_weight` times those of the text, and `excess_weight` times what the text says here beyond
+    `usual`, what it says of the nearest patches of the other photos. What the sentences mistake for
+    damage on every part (a glint, a bore) thus counts no more.
+    """
+    if settings.mixing == "mean":
+        weight = np.float32(settings.text_weight)
+        return np.asarray(weight * text + (1 - weight) * other, dtype=np.float32)
+    says = log_odds(text)
+    odds = log_odds(other) + np.float32(settings.text_weight) * says
+    if usual is not None:
+        odds += np.float32(settings.excess_weight) * (says - log_odds(usual))
+    return np.asarray(1 / (1 + np.exp(-odds)), dtype=np.float32)
 
 
 def cover(features: Tensor, count: int, seed: int = 0) -> Tensor:

@@ -125,10 +125,12 @@ NANO = Preset(
     fusion=FusionSettings(
         weighting="agreement", edge_weight=0.4, edge_guide=0.015, score="coarse", min_area=3e-4
     ),
-    # Cells of pixels say more than this tower's own features about how two photos differ.
-    layers=LayerSettings(size=512, depths=(), cells=(8, 16), grid=8, scaling="spread"),
-    reference_settings=ReferenceSettings(smoothing=0.012),
-    consensus_settings=ConsensusSettings(joint=True, smoothing=0.012),
+    # Cells of pixels and the stages of the stem together say best how two photos differ.
+    layers=LayerSettings(size=512, depths=(), strides=(8, 16), cells=(8, 16), grid=8, scaling="spread"),
+    reference_settings=ReferenceSettings(smoothing=0.012, mixing="odds", text_weight=0.15, excess_weight=0.3),
+    consensus_settings=ConsensusSettings(
+        joint=True, smoothing=0.012, mixing="odds", text_weight=0.15, excess_weight=0.3
+    ),
     pixel_threshold=0.69,
 )
 

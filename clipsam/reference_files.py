@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from clipsam.clip import ClipEncoder
 from clipsam.errors import UsageError, WeightsError
 from clipsam.memory import Grading, Scaling
-from clipsam.references import ReferenceMemory
+from clipsam.references import ReferenceMemory, Words
 from clipsam.settings import LayerSettings, ReferenceSettings
 
-FORMAT = "clipsam-references-1"
+FORMAT = "clipsam-references-2"
 SUFFIX = ".safetensors"
 
 
@@ -33,7 +33,10 @@ def save_references(memory: ReferenceMemory, path: str | Path) -> Path:
     tensors = {f"view.{n}": view.half().contiguous() for n, view in enumerate(memory.views)}
     for number, (mean, spread) in enumerate(memory.scaling.channels or ()):
         tensors |= {f"mean.{number}": mean.contiguous(), f"spread.{number}": spread.contiguous()}
+    if memory.texts is not None:
+        tensors["texts"] = memory.texts.contiguous()
     facts = {
+        "words": memory.words,
         "weights": memory.encoder.weights_hash,
         "settings": _settings(memory.layers, memory.settings),
         "middle": memory.grading.middle,
@@ -53,8 +56,10 @@ def load_references(
     encoder: ClipEncoder,
     layers: LayerSettings | None = None,
     settings: ReferenceSettings | None = None,
+    words: Words | None = None,
 ) -> ReferenceMemory:
-    """Read a memory that was made with this encoder under these settings.
+    """Read a memory that was made with this encoder under these settings, and about these words where it
+    keeps what they say.
 
     Raises `WeightsError` for a damaged file or one of another model, `UsageError` for other settings.
     """
@@ -69,6 +74,12 @@ def load_references(
         raise WeightsError(f"{path} holds no references; expected a file that --save-references wrote")
     facts = json.loads(metadata["facts"])
     _check(path, facts, encoder, _settings(layers, settings))
+    texts = tensors.pop("texts", None)
+    if texts is not None and words is not None and facts["words"] != words.hash:
+        raise UsageError(
+            f"{path} was made for another product or with other sentences; name the product that it was made "
+            "for, or make the references anew from their photos"
+        )
     count = sum(name.startswith("mean.") for name in tensors)
     channels = tuple((tensors[f"mean.{n}"], tensors[f"spread.{n}"]) for n in range(count))
     views = [tensors[f"view.{n}"].float() for n in range(len(tensors) - 2 * count)]
@@ -82,6 +93,8 @@ def load_references(
         position=facts["position"],
         photos=facts["photos"],
         photos_hash=facts["photos_hash"],
+        texts=texts,
+        words=facts["words"],
     )
 
 

@@ -8,12 +8,13 @@ APRIL-GAN (arXiv 2305.17382). Knows nothing of text and SAM; `reference_files.py
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,7 +22,17 @@ from clipsam.clip import ClipEncoder
 from clipsam.errors import UsageError
 from clipsam.heatmap import enlarge
 from clipsam.layers import encode_layers, local_mean
-from clipsam.memory import Grading, Scaling, cover, draw, nearest, side_by_side
+from clipsam.memory import (
+    Grading,
+    Scaling,
+    cover,
+    draw,
+    join,
+    log_odds,
+    nearest,
+    nearest_few,
+    side_by_side,
+)
 from clipsam.settings import LayerSettings, ReferenceSettings
 
 POOL = 8  # patches that the cover is chosen from, per patch that is kept: bounds memory
@@ -32,13 +43,24 @@ AGREEMENT = 1.25  # they agree where demanding it makes their own patches look a
 Pixels = NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Words:
+    """What sentences say of a photo: `map` gives its text map [H, W] in [0, 1]; `hash` of all that decides
+    it.
+    """
+
+    map: Callable[[Pixels], NDArray[np.float32]]
+    hash: str
+
+
 @dataclass(frozen=True, eq=False)
 class ReferenceMemory:
     """What good photos look like.
 
     `views` are sets of remembered patches [n, d], each matched by itself, distances averaged: one set of all
     layers side by side, or one a layer. `position` is the weight of a patch's place, 0 where it does not
-    count.
+    count. `texts` [n] are the log odds that the text map gives the remembered patches, where they are
+    needed; `words` is the hash of those sentences.
     """
 
     stage: ClassVar[str] = "references"
@@ -52,6 +74,8 @@ class ReferenceMemory:
     position: float
     photos: int
     photos_hash: str
+    texts: Tensor | None = None
+    words: str = ""
 
     @classmethod
     def build(
@@ -60,12 +84,16 @@ class ReferenceMemory:
         encoder: ClipEncoder,
         layers: LayerSettings | None = None,
         settings: ReferenceSettings | None = None,
+        words: Words | None = None,
     ) -> ReferenceMemory:
-        """Remember flawless photos [H, W, 3] (RGB). Raises `UsageError` where there are none."""
+        """Remember flawless photos [H, W, 3] (RGB), and with `words` what the text says of them, if the
+        settings ask for it. Raises `UsageError` where there are none.
+        """
         layers, settings = layers or LayerSettings(), settings or ReferenceSettings()
+        words = words if settings.excess_weight else None
         if not photos:
             raise UsageError("there are no reference photos; expected at least one photo of a flawless part")
-        patches = _collect(photos, encoder, layers, settings)
+        patches = _collect(photos, encoder, layers, settings, words=words)
         scaling = Scaling.of(patches.layers) if layers.scaling == "spread" else Scaling()
         # One photo has no other to be held against; mirrored, it shows the same part in other places.
         probes = (
@@ -90,20 +118,43 @@ class ReferenceMemory:
             position,
             photos=len(photos),
             photos_hash=hash_photos(photos),
+            texts=None if patches.texts is None else patches.texts[kept],
+            words=words.hash if words else "",
         )
-
-    @property
-    def text_weight(self) -> float:
-        """Share of the text map in the sum of both."""
-        return self.settings.text_weight
 
     def anomaly(self, pixels: Pixels) -> NDArray[np.float32]:
         """How unlike the references each pixel of a photo [H, W, 3] is: [H, W] in [0, 1]."""
-        settings = self.settings
-        patches = _collect([pixels], self.encoder, self.layers, settings, whole=True)
-        distances = _distances(_views(patches, self.scaling, self.position, settings), self.views, settings)
-        scores = self.grading(distances) if settings.score == "calibrated" else distances.clamp(max=1)
-        return enlarge(scores.unflatten(0, patches.grid).numpy(), pixels.shape[:2], settings.smoothing)
+        grid, views = self._look(pixels)
+        return self._anomaly(grid, views, pixels.shape[:2])
+
+    def join(self, text: NDArray[np.float32], pixels: Pixels) -> NDArray[np.float32]:
+        """The text map [H, W] of a photo joined with what the references say of it: [H, W] in [0, 1]."""
+        grid, views = self._look(pixels)
+        usual = self._usual(grid, views, pixels.shape[:2]) if self.texts is not None else None
+        return join(text, self._anomaly(grid, views, pixels.shape[:2]), usual, self.settings)
+
+    def _look(self, pixels: Pixels) -> tuple[tuple[int, int], list[Tensor]]:
+        patches = _collect([pixels], self.encoder, self.layers, self.settings, whole=True)
+        return patches.grid, _views(patches, self.scaling, self.position, self.settings)
+
+    def _anomaly(
+        self, grid: tuple[int, int], views: list[Tensor], shape: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        distances = _distances(views, self.views, self.settings)
+        scores = self.grading(distances) if self.settings.score == "calibrated" else distances.clamp(max=1)
+        return enlarge(scores.unflatten(0, grid).numpy(), shape, self.settings.smoothing)
+
+    def _usual(
+        self, grid: tuple[int, int], views: list[Tensor], shape: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        """What the text says of the remembered patches that are most like each pixel's: [H, W] in [0, 1]."""
+        assert self.texts is not None
+        found = [
+            nearest_few(query, view, self.settings.likes)
+            for query, view in zip(views, self.views, strict=True)
+        ]
+        odds = torch.stack([self.texts[few].mean(dim=1) for few in found]).mean(dim=0)
+        return enlarge(torch.sigmoid(odds).unflatten(0, grid).numpy(), shape, self.settings.smoothing)
 
     def manifest(self) -> dict[str, Any]:
         """What decides the map, for `run.json`."""
@@ -124,13 +175,14 @@ def hash_photos(photos: Sequence[Pixels]) -> str:
 @dataclass(frozen=True, eq=False)
 class _Patches:
     """Patches of some photos: features [n, c] a layer, place [n, 2] (y and x in [0, 1]), number of the
-    photo [n]; `grid` of the last one.
+    photo [n]; `grid` of the last one; log odds of the text map [n] where there are words.
     """
 
     layers: list[Tensor]
     places: Tensor
     photo: Tensor
     grid: tuple[int, int]
+    texts: Tensor | None
 
 
 def _collect(
@@ -141,21 +193,32 @@ def _collect(
     *,
     first: int = 0,
     whole: bool = False,
+    words: Words | None = None,
 ) -> _Patches:
     """Patches of photos, turned too where that is set; of each what the pool has room for, or the `whole`."""
     room = POOL * settings.memory // (len(photos) * (4 if settings.turns else 1)) + 1
-    layers, places, owners = [], [], []
+    layers, places, owners, texts = [], [], [], []
     for number, pixels in enumerate(photos):
         for turn in range(4 if settings.turns and not whole else 1):
-            found = encode_layers(np.rot90(pixels, turn), encoder, layer_settings)
+            turned = np.rot90(pixels, turn)
+            found = encode_layers(turned, encoder, layer_settings)
             grid = (found[0].shape[1], found[0].shape[2])
             kept = draw(grid[0] * grid[1], grid[0] * grid[1] if whole else room, settings.seed + number)
             pooled = [local_mean(layer, settings.pooling) for layer in found]
             layers.append([layer.flatten(1).T[kept] for layer in pooled])
             places.append(_places(grid)[kept])
             owners.append(torch.full((len(kept),), first + number))
+            if words is not None:
+                texts.append(on_grid(log_odds(words.map(turned)), grid)[kept])
     joined = [torch.cat(parts) for parts in zip(*layers, strict=True)]
-    return _Patches(joined, torch.cat(places), torch.cat(owners), grid)
+    said = torch.cat(texts) if texts else None
+    return _Patches(joined, torch.cat(places), torch.cat(owners), grid, said)
+
+
+def on_grid(full: NDArray[np.float32], grid: tuple[int, int]) -> Tensor:
+    """A map [H, W] averaged over the cells of a grid, row by row: [h*w]."""
+    whole = torch.from_numpy(np.ascontiguousarray(full))[None, None]
+    return F.adaptive_avg_pool2d(whole, grid).flatten()
 
 
 def _views(patches: _Patches, scaling: Scaling, position: float, settings: ReferenceSettings) -> list[Tensor]:

@@ -193,7 +193,7 @@ def runner(
         companions = companions_of(method, category, segmenter.preset)
         if companions:
             change = (lambda pixels: perturbation.apply(pixels, None)[0]) if perturbation else None
-            memory = companions.memory(segmenter.clip, segmenter.preset, change)
+            memory = companions.memory(segmenter.clip, segmenter.preset, segmenter.words, change)
             segmenter = segmenter.with_memory(memory)
         return _segmenter_runner(segmenter)
     if hasattr(method, "segment"):

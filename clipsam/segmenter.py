@@ -8,6 +8,8 @@ and reports.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,13 +26,14 @@ from clipsam.companions import references_from
 from clipsam.edges import sharpen
 from clipsam.errors import PhotoError, UsageError
 from clipsam.fusion import find_regions, fuse, image_score
-from clipsam.heatmap import CoarseMap, add_memory, coarse_map, text_targets
+from clipsam.heatmap import CoarseMap, coarse_map, text_targets
 from clipsam.images import Photo, as_photo
 from clipsam.masks import SoftMask
 from clipsam.memory import draw
 from clipsam.presets import Preset, PresetChoice, choose_preset
 from clipsam.prompts import PromptEnsemble, load_prompts
 from clipsam.proxy import ProxyEncoder
+from clipsam.references import Words
 from clipsam.regions import RegionPrompt, region_prompts
 from clipsam.result import Segmentation
 from clipsam.sam import SamRefiner
@@ -141,7 +144,6 @@ class AnomalySegmenter:
         trained = Adapter.load(adapter, clip, ensemble, preset.heatmap) if adapter else None
         text_map = Sam3TextMap.from_spec(words, models_dir=models_dir, **place) if words else None
         ensemble = ensemble.with_defects(defects)
-        memory = references_from(references).memory(clip, preset) if references else None
         segmenter = cls(
             preset,
             clip,
@@ -150,10 +152,11 @@ class AnomalySegmenter:
             product,
             adapter=trained,
             text_map=text_map,
-            memory=memory,
             roi=_loaded_roi(roi, product, preset),
         )
         segmenter.choice = choice.reason
+        if references:
+            segmenter.memory = references_from(references).memory(clip, preset, segmenter.words)
         return segmenter if calibration is None else segmenter.calibrated(calibration)
 
     def about(self, product: str) -> AnomalySegmenter:
@@ -188,7 +191,7 @@ class AnomalySegmenter:
                 coarse = replace(coarse, anomaly=self.adapter.map(photo.pixels, self.product))
         if self.memory is not None:
             with clock.stage(self.memory.stage):
-                coarse = add_memory(coarse, self.memory.anomaly(photo.pixels), self.memory.text_weight)
+                coarse = replace(coarse, anomaly=self.memory.join(coarse.anomaly, photo.pixels))
         seen = _only(coarse.anomaly, inside)
         degraded = self._refines and refine is not None and not refine()
         with clock.stage("regions"):
@@ -271,6 +274,22 @@ class AnomalySegmenter:
         return coarse_map(pixels, self.clip, self.targets, self.preset.heatmap)
 
     @property
+    def words(self) -> Words:
+        """What the sentences alone say of photos: the map before other photos and SAM."""
+
+        def text(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if self.adapter is not None:
+                return self.adapter.map(pixels, self.product)
+            return self._coarse_map(pixels).anomaly
+
+        deciding = (
+            self.prompts.hash(self.product),
+            self.adapter.describe() if self.adapter else None,
+            asdict(self.preset.heatmap),
+        )
+        return Words(text, hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest())
+
+    @property
     def pixel_threshold(self) -> float:
         """Pixels where the map is at or above this are flagged: the calibration's, or else the preset's."""
         if self.calibration is not None:
@@ -315,7 +334,9 @@ class AnomalySegmenter:
         settings = self.preset.consensus_settings
         chosen = draw(len(images), settings.photos or len(images), settings.seed).tolist()
         photos = (as_photo(images[index]).pixels for index in chosen)
-        with_others = self.with_memory(Consensus.of(photos, self.clip, self.preset.layers, settings))
+        with_others = self.with_memory(
+            Consensus.of(photos, self.clip, self.preset.layers, settings, self.words)
+        )
         return [with_others.segment(image) for image in images]
 
     def with_memory(self, memory: ReferenceMemory | Consensus | None) -> AnomalySegmenter:

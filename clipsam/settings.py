@@ -172,13 +172,17 @@ class ReferenceSettings:
     tail: float = 0.99  # this part of flawless patches scores below 0.5
     steepness: float = 4.0  # of the calibrated score: odds grow with this power of the distance
     smoothing: float = 0.008  # Gaussian sigma as a fraction of the photo's longer side
-    text_weight: float = 0.25  # share of the text map in the sum of both
+    mixing: str = "mean"  # of text map and this one: "mean", or "odds" where log odds are added
+    text_weight: float = 0.25  # share of the text map in the mean, or what its log odds are multiplied by
+    excess_weight: float = 0.0  # "odds": weight of what the text says beyond what it says of the like patches
+    likes: int = 8  # so many remembered patches are the like ones
     seed: int = 0  # of what is drawn at random: which patches calibrate, the projection of the cover
 
     def __post_init__(self) -> None:
         _check_memory(self)
         odd = self.pooling > 0 and self.pooling % 2 == 1
         _expect(odd, "pooling", self.pooling, "an odd number of patches", "reference map")
+        _expect(self.likes > 0, "likes", self.likes, "a number of patches above 0", "reference map")
         _expect(self.memory > 0, "memory", self.memory, "a number of patches above 0", "reference map")
         _expect((self.position or 0) >= 0, "position", self.position, "a weight from 0", "reference map")
         scores_fit = self.score in ("calibrated", "cosine")
@@ -197,7 +201,9 @@ class ConsensusSettings:
     tail: float = 0.99  # as in `ReferenceSettings`, of all patches of the batch
     steepness: float = 4.0
     smoothing: float = 0.008
+    mixing: str = "mean"  # this and the next two as in `ReferenceSettings`
     text_weight: float = 0.25
+    excess_weight: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -215,3 +221,8 @@ def _check_memory(settings: ReferenceSettings | ConsensusSettings) -> None:
     _expect(settings.steepness > 0, "steepness", settings.steepness, "a power above 0", "score")
     _expect(0 <= settings.smoothing < 1, "smoothing", settings.smoothing, "a fraction below 1", "map")
     _expect(0 <= settings.text_weight <= 1, "text_weight", settings.text_weight, "a share in [0, 1]", "score")
+    _expect(settings.mixing in ("mean", "odds"), "mixing", settings.mixing, "mean or odds", "map")
+    excess_fits = settings.excess_weight == 0 or (settings.excess_weight > 0 and settings.mixing == "odds")
+    _expect(
+        excess_fits, "excess_weight", settings.excess_weight, "0, or a weight above with mixing odds", "map"
+    )

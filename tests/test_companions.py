@@ -167,9 +167,9 @@ def test_a_share_of_a_category_is_held_against_the_whole_of_it(root: Path, tiny:
 def test_a_batch_is_compared_as_its_photos_were_changed(root: Path, tiny: Preset):
     segmenter = AnomalySegmenter.from_preset(tiny, sam=False)
     companions = batch(sorted((root / "data/bottle/test/good").glob("*.png")), tiny)
-    changed = companions.memory(segmenter.clip, tiny, lambda pixels: 255 - pixels)
+    changed = companions.memory(segmenter.clip, tiny, None, lambda pixels: 255 - pixels)
     photo = 255 - read_photo(companions.paths[0]).pixels
-    as_it_was = companions.memory(segmenter.clip, tiny)
+    as_it_was = companions.memory(segmenter.clip, tiny, None)
     assert float(changed.scores(photo).mean()) < float(as_it_was.scores(photo).mean())
 
 
@@ -178,9 +178,9 @@ def test_an_unreadable_photo_of_a_batch_has_no_vote_but_a_reference_must_be_whol
     broken.write_bytes(b"broken")
     segmenter = AnomalySegmenter.from_preset(tiny, sam=False)
     paths = sorted(broken.parent.glob("*.png"))
-    assert batch(paths, tiny).memory(segmenter.clip, tiny).photos == len(paths) - 1
+    assert batch(paths, tiny).memory(segmenter.clip, tiny, None).photos == len(paths) - 1
     with pytest.raises(Exception, match="009"):
-        Companions("references", tuple(paths)).memory(segmenter.clip, tiny)
+        Companions("references", tuple(paths)).memory(segmenter.clip, tiny, None)
 
 
 def test_a_memory_of_another_model_is_refused(root: Path, tiny: Preset, tmp_path: Path):

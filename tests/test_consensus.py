@@ -13,6 +13,7 @@ from tiny_clip import tiny_encoder
 from clipsam import consensus as module
 from clipsam.consensus import Consensus, interval_mean
 from clipsam.errors import UsageError
+from clipsam.references import Words
 from clipsam.settings import ConsensusSettings, LayerSettings
 
 LAYERS = LayerSettings(size=32, depths=(0.5, 1.0))
@@ -172,3 +173,24 @@ def test_a_long_stream_keeps_a_uniform_sample(encoder, monkeypatch):
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(UsageError, match="expected"):
         ConsensusSettings(**wrong)
+
+
+def test_what_the_text_says_of_every_photo_does_not_count(encoder):
+    pictures = photos(6)
+    for picture in pictures:
+        picture[:8, :8] = np.clip(picture[:8, :8] + 60.0, 0, 255)
+    settings = ConsensusSettings(mixing="odds", text_weight=0.0, excess_weight=1.0, smoothing=0)
+    layers = LayerSettings(size=32, depths=(), cells=(8,), scaling="spread")
+
+    def text(pixels: np.ndarray) -> np.ndarray:
+        found = np.full((32, 32), 0.2, np.float32)
+        found[:8, :8] = 0.95  # on every photo alike
+        return found
+
+    said = text(pictures[0])
+    more = said.copy()
+    more[16:24, 16:24] = 0.95  # on this one alone
+    consensus = Consensus.of(pictures, encoder, layers, settings, Words(text, "words"))
+    own, joined = consensus.anomaly(pictures[0]), consensus.join(more, pictures[0])
+    assert joined[18:22, 18:22].mean() > own[18:22, 18:22].mean() + 0.3
+    np.testing.assert_allclose(joined[:3, :3], own[:3, :3], atol=0.05)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from clipsam import memory
-from clipsam.memory import Grading, Scaling, cover, draw, nearest
+from clipsam.errors import UsageError
+from clipsam.memory import Grading, Scaling, cover, draw, join, log_odds, nearest, nearest_few, nearest_one
+from clipsam.settings import ConsensusSettings, ReferenceSettings
 
 
 def patches(count: int, width: int = 7, seed: int = 0) -> torch.Tensor:
@@ -75,3 +78,36 @@ def test_draw_is_in_order_without_repeats_and_the_same_for_a_seed():
     assert first.tolist() == sorted(set(first.tolist())) == draw(100, 10, seed=3).tolist()
     assert first.tolist() != draw(100, 10, seed=4).tolist()
     assert draw(4, 10, seed=0).tolist() == [0, 1, 2, 3]
+
+
+def test_the_nearest_few_are_those_of_a_full_sort(monkeypatch):
+    queries, known = patches(11), patches(50, seed=1)
+    monkeypatch.setattr(memory, "BLOCK", 100)  # two queries at a time
+    order = torch.cdist(queries, known).argsort(dim=1)
+    assert torch.equal(nearest_few(queries, known, 4).sort(dim=1).values, order[:, :4].sort(dim=1).values)
+    assert nearest_few(queries, known[:3], 4).shape == (11, 3)
+    distance, place = nearest_one(queries, known)
+    torch.testing.assert_close(distance, nearest(queries, known))
+    assert torch.equal(place, order[:, 0])
+
+
+def test_maps_are_joined_as_a_mean_or_by_their_odds():
+    text, other, usual = (np.random.default_rng(n).random((4, 5)).astype(np.float32) for n in range(3))
+    mean = join(text, other, usual, ReferenceSettings(text_weight=0.4))
+    np.testing.assert_allclose(mean, 0.4 * text + 0.6 * other, rtol=1e-6)
+    odds = ConsensusSettings(mixing="odds", text_weight=0.2, excess_weight=0.5)
+    expected = log_odds(other) + 0.2 * log_odds(text) + 0.5 * (log_odds(text) - log_odds(usual))
+    np.testing.assert_allclose(
+        log_odds(join(text, other, usual, odds)), np.clip(expected, -6.9, 6.9), atol=1e-2
+    )
+    no_excess = join(text, other, text, odds)  # the text says what it says of every part
+    np.testing.assert_allclose(no_excess, join(text, other, None, odds), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mixing": "sum"}, {"excess_weight": 0.3}, {"excess_weight": -1.0, "mixing": "odds"}]
+)
+@pytest.mark.parametrize("settings", [ReferenceSettings, ConsensusSettings])
+def test_a_mixing_that_is_none_is_refused(settings, wrong):
+    with pytest.raises(UsageError, match=r"mixing|excess_weight"):
+        settings(**wrong)

@@ -12,8 +12,9 @@ from tiny_clip import tiny_encoder
 
 from clipsam.errors import UsageError, WeightsError
 from clipsam.layers import encode_layers
+from clipsam.memory import log_odds
 from clipsam.reference_files import load_references, save_references
-from clipsam.references import ReferenceMemory, hash_photos
+from clipsam.references import ReferenceMemory, Words, hash_photos
 from clipsam.settings import LayerSettings, ReferenceSettings
 
 LAYERS = LayerSettings(size=64, depths=(0.5,), cells=(8,), scaling="spread")
@@ -147,3 +148,36 @@ def test_no_photos_and_wrong_settings_are_refused(encoder):
 def test_the_hash_of_photos_is_that_of_their_pixels():
     photos = good(3)
     assert hash_photos(photos) == hash_photos(photos[::-1]) != hash_photos(photos[:2])
+
+
+ODDS = replace(SETTINGS, mixing="odds", text_weight=0.0, excess_weight=1.0)
+
+
+def glint(pixels: np.ndarray) -> np.ndarray:
+    """Text maps that suspect the disc of every part, and bright green more."""
+    found = np.full(pixels.shape[:2], 0.1, np.float32)
+    found[pixels.mean(axis=2) > 120] = 0.6
+    found[(pixels[..., 1] > 150) & (pixels[..., 0] < 50)] = 0.99
+    return found
+
+
+def test_what_the_text_says_of_every_good_part_does_not_count(encoder):
+    photo = damaged(good(1, seed=9)[0])
+    memory = ReferenceMemory.build(good(4), encoder, LAYERS, ODDS, Words(glint, "words"))
+    plain = ReferenceMemory.build(good(4), encoder, LAYERS, replace(ODDS, excess_weight=0.0))
+    with_text, without = memory.join(glint(photo), photo), plain.join(glint(photo), photo)
+    np.testing.assert_allclose(without, memory.anomaly(photo), atol=1e-3)
+    gained = log_odds(with_text) - log_odds(without)
+    assert np.median(gained[25:31, 25:31]) > 2
+    assert abs(np.median(gained[34:42, 34:42])) < 0.5  # the text suspects this disc, but every other as much
+    assert log_odds(glint(photo))[34:42, 34:42].min() > log_odds(glint(photo)).min() + 2
+
+
+def test_a_kept_memory_knows_what_the_text_says_and_of_which_product(encoder, tmp_path):
+    photo = damaged(good(1, seed=9)[0])
+    memory = ReferenceMemory.build(good(3), encoder, LAYERS, ODDS, Words(glint, "of a disc"))
+    path = save_references(memory, tmp_path / "good.safetensors")
+    again = load_references(path, encoder, LAYERS, ODDS, Words(glint, "of a disc"))
+    np.testing.assert_allclose(again.join(glint(photo), photo), memory.join(glint(photo), photo), atol=2e-2)
+    with pytest.raises(UsageError, match="made for another product or"):
+        load_references(path, encoder, LAYERS, ODDS, Words(glint, "of a ring"))

@@ -125,7 +125,7 @@ def inspect(
         keep_references(segmenter.memory, save_references)
     if consensus:
         voting = batch([path for path in found.photos if path.exists()], segmenter.preset)
-        segmenter = segmenter.with_memory(voting.memory(segmenter.clip, segmenter.preset))
+        segmenter = segmenter.with_memory(voting.memory(segmenter.clip, segmenter.preset, segmenter.words))
     keeping = Keeping(station, out, segmenter)
 
     def both(step: Step) -> None:
