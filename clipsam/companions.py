@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from clipsam.datasets import Category
     from clipsam.presets import Preset
     from clipsam.references import ReferenceMemory, Words
+    from clipsam.window_references import WindowReferences
 
 Pixels = NDArray[np.uint8]
 Change = Callable[[Pixels], Pixels]
@@ -42,7 +43,7 @@ class Companions:
 
     def memory(
         self, encoder: ClipEncoder, preset: Preset, words: Words | None, change: Change | None = None
-    ) -> ReferenceMemory | Consensus:
+    ) -> ReferenceMemory | WindowReferences | Consensus:
         """Read them and make the memory; `words` say of them what the text says, where settings ask for it;
         `change` is done to every photo of a batch first.
 
@@ -55,10 +56,13 @@ class Companions:
             return Consensus.of(seen, encoder, preset.layers, preset.consensus_settings, words)
         from clipsam.reference_files import load_references
         from clipsam.references import ReferenceMemory
+        from clipsam.window_references import WindowReferences
 
         if self.paths[0].suffix == KEPT:
             return load_references(self.paths[0], encoder, preset.layers, preset.reference_settings, words)
         photos = [read_photo(path).pixels for path in self.paths]
+        if preset.heatmap.attention == "windows":
+            return WindowReferences.build(photos, encoder, preset.heatmap)
         return ReferenceMemory.build(photos, encoder, preset.layers, preset.reference_settings, words)
 
     def describe(self, preset: Preset) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def batch(paths: Sequence[Path], preset: Preset) -> Companions:
     from clipsam.memory import draw
 
     settings = preset.consensus_settings
-    count = len(paths) if settings.photos is None else settings.photos
+    count = settings.photos or len(paths)
     chosen = draw(len(paths), count, settings.seed).tolist()
     return Companions("consensus", tuple(paths[index] for index in chosen))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clipsam.clip import ClipEncoder
 from clipsam.errors import UsageError
-from clipsam.heatmap import enlarge
+from clipsam.heatmap import CoarseMap, enlarge
 from clipsam.layers import encode_layers, local_mean
 from clipsam.memory import Grading, Scaling, cover, draw, join, log_odds, nearest_one, side_by_side
 from clipsam.references import Words, on_grid
@@ -106,13 +106,14 @@ class Consensus:
         """How unlike the other photos each pixel of a photo [H, W, 3] is: [H, W] in [0, 1]."""
         return self._map(self.scores(pixels), pixels)
 
-    def join(self, text: NDArray[np.float32], pixels: Pixels) -> NDArray[np.float32]:
-        """The text map [H, W] of a photo joined with what the other photos say of it: [H, W] in [0, 1]."""
+    def join(self, coarse: CoarseMap, pixels: Pixels) -> CoarseMap:
+        """The coarse map of a photo joined with what the other photos say of it."""
         scores, odds = self._score(_hash(pixels), self._look(pixels))
         usual = None
         if odds is not None:
             usual = enlarge(torch.sigmoid(odds).numpy(), pixels.shape[:2], self.settings.smoothing)
-        return join(text, self._map(scores, pixels), usual, self.settings)
+        own = self._map(scores, pixels)
+        return replace(coarse, anomaly=join(coarse.anomaly, own, usual, self.settings))
 
     def observe(self, pixels: Pixels) -> NDArray[np.float32] | None:
         """The map of a stream's next photo, held against those before it; then it may get a vote itself.
@@ -146,7 +147,7 @@ class Consensus:
             return
         self._seen += 1
         room = self.settings.photos
-        if room is not None and len(self._kept) >= room:
+        if room and len(self._kept) >= room:
             place = int(self._random.integers(self._seen))
             if place >= room:
                 return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clipsam.clip import ClipEncoder
 from clipsam.errors import UsageError
-from clipsam.heatmap import enlarge
+from clipsam.heatmap import CoarseMap, enlarge
 from clipsam.layers import encode_layers, local_mean
 from clipsam.memory import (
     Grading,
@@ -127,11 +127,12 @@ class ReferenceMemory:
         grid, views = self._look(pixels)
         return self._anomaly(grid, views, pixels.shape[:2])
 
-    def join(self, text: NDArray[np.float32], pixels: Pixels) -> NDArray[np.float32]:
-        """The text map [H, W] of a photo joined with what the references say of it: [H, W] in [0, 1]."""
+    def join(self, coarse: CoarseMap, pixels: Pixels) -> CoarseMap:
+        """The coarse map of a photo joined with what the references say of it."""
         grid, views = self._look(pixels)
         usual = self._usual(grid, views, pixels.shape[:2]) if self.texts is not None else None
-        return join(text, self._anomaly(grid, views, pixels.shape[:2]), usual, self.settings)
+        own = self._anomaly(grid, views, pixels.shape[:2])
+        return replace(coarse, anomaly=join(coarse.anomaly, own, usual, self.settings))
 
     def _look(self, pixels: Pixels) -> tuple[tuple[int, int], list[Tensor]]:
         patches = _collect([pixels], self.encoder, self.layers, self.settings, whole=True)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from clipsam.consensus import Consensus
     from clipsam.references import ReferenceMemory
     from clipsam.roi import Roi
+    from clipsam.window_references import WindowReferences
 
 
 _LEAST = float(np.nextafter(np.float32(0), np.float32(1)))
@@ -69,7 +70,7 @@ class AnomalySegmenter:
         *,
         adapter: Adapter | None = None,
         text_map: Sam3TextMap | None = None,
-        memory: ReferenceMemory | Consensus | None = None,
+        memory: ReferenceMemory | WindowReferences | Consensus | None = None,
         roi: Roi | None = None,
     ) -> None:
         self.preset = preset
@@ -191,7 +192,7 @@ class AnomalySegmenter:
                 coarse = replace(coarse, anomaly=self.adapter.map(photo.pixels, self.product))
         if self.memory is not None:
             with clock.stage(self.memory.stage):
-                coarse = replace(coarse, anomaly=self.memory.join(coarse.anomaly, photo.pixels))
+                coarse = self.memory.join(coarse, photo.pixels)
         seen = _only(coarse.anomaly, inside)
         degraded = self._refines and refine is not None and not refine()
         with clock.stage("regions"):
@@ -339,7 +340,7 @@ class AnomalySegmenter:
         )
         return [with_others.segment(image) for image in images]
 
-    def with_memory(self, memory: ReferenceMemory | Consensus | None) -> AnomalySegmenter:
+    def with_memory(self, memory: ReferenceMemory | WindowReferences | Consensus | None) -> AnomalySegmenter:
         """The same models and product; photos are compared with this memory too, or with none.
 
         The calibration goes: it was made without this memory.

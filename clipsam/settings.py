@@ -196,8 +196,8 @@ class ConsensusSettings:
     neighbourhoods: tuple[int, ...] = (1, 3, 5)  # patches a side that features are averaged over, in turn
     lowest: float = 0.3  # of the other photos' votes the lowest of this part are averaged
     joint: bool = False  # layers are matched side by side, or each by itself (MuSc)
-    photos: int | None = 32  # every photo is compared with a random choice of so many; None: with all
-    patches: int | None = 1024  # of each of those, so many patches that cover it; None: all
+    photos: int = 32  # every photo is compared with a random choice of so many; 0: with all
+    patches: int = 1024  # of each of those, so many patches that cover it; 0: all
     tail: float = 0.99  # as in `ReferenceSettings`, of all patches of the batch
     steepness: float = 4.0
     smoothing: float = 0.008
@@ -211,9 +211,10 @@ class ConsensusSettings:
         odd = bool(self.neighbourhoods) and all(side > 0 and side % 2 for side in self.neighbourhoods)
         _expect(odd, "neighbourhoods", self.neighbourhoods, "odd numbers of patches", "consensus")
         _expect(0 < self.lowest <= 1, "lowest", self.lowest, "a part above 0 to 1", "consensus")
-        photos_fit = self.photos is None or self.photos > 1
-        _expect(photos_fit, "photos", self.photos, "2 or more, or none for all", "consensus")
-        _expect(self.patches is None or self.patches > 0, "patches", self.patches, "1 or more", "consensus")
+        _expect(
+            self.photos == 0 or self.photos > 1, "photos", self.photos, "2 or more, or 0 for all", "consensus"
+        )
+        _expect(self.patches >= 0, "patches", self.patches, "1 or more, or 0 for all", "consensus")
 
 
 def _check_memory(settings: ReferenceSettings | ConsensusSettings) -> None:

@@ -13,6 +13,7 @@ from tiny_clip import tiny_encoder
 from clipsam import consensus as module
 from clipsam.consensus import Consensus, interval_mean
 from clipsam.errors import UsageError
+from clipsam.heatmap import CoarseMap
 from clipsam.references import Words
 from clipsam.settings import ConsensusSettings, LayerSettings
 
@@ -64,7 +65,7 @@ def from_the_paper(pictures, encoder, sides, lowest):
 
 def test_mutual_scores_equal_the_direct_computation(encoder):
     pictures = photos(7)
-    settings = ConsensusSettings(photos=None, patches=None, neighbourhoods=(1, 3, 5), lowest=0.3)
+    settings = ConsensusSettings(photos=0, patches=0, neighbourhoods=(1, 3, 5), lowest=0.3)
     consensus = Consensus.of(pictures, encoder, LAYERS, settings)
     found = torch.stack([consensus.scores(pixels).flatten() for pixels in pictures])
     expected = from_the_paper(pictures, encoder, (1, 3, 5), 0.3)
@@ -109,7 +110,7 @@ def test_a_cover_of_each_photo_finds_the_same(encoder):
     pictures = photos(6)
     pictures[4] = pictures[4].copy()
     pictures[4][8:16, 16:24] = (250, 5, 5)
-    settings = ConsensusSettings(patches=None, joint=True)
+    settings = ConsensusSettings(patches=0, joint=True)
     whole = Consensus.of(pictures, encoder, LAYERS, settings)
     part = Consensus.of(pictures, encoder, LAYERS, replace(settings, patches=8))
     assert {len(views[0]) for views in part._voters.views.values()} == {8}  # of 16
@@ -136,11 +137,11 @@ def test_too_few_photos_have_no_consensus(encoder):
 
 def test_a_stream_is_scored_against_what_it_has_shown(encoder):
     pictures = photos(5)
-    stream = Consensus(encoder, LAYERS, ConsensusSettings(photos=None))
+    stream = Consensus(encoder, LAYERS, ConsensusSettings(photos=0))
     answers = [stream.observe(pixels) for pixels in pictures]
     assert answers[:2] == [None, None]
     assert all(answer.shape == (32, 32) for answer in answers[2:])
-    batch = Consensus.of(pictures[:4], encoder, LAYERS, ConsensusSettings(photos=None))
+    batch = Consensus.of(pictures[:4], encoder, LAYERS, ConsensusSettings(photos=0))
     torch.testing.assert_close(batch.scores(pictures[4]), Consensus.scores(stream, pictures[4]))
 
 
@@ -191,6 +192,9 @@ def test_what_the_text_says_of_every_photo_does_not_count(encoder):
     more = said.copy()
     more[16:24, 16:24] = 0.95  # on this one alone
     consensus = Consensus.of(pictures, encoder, layers, settings, Words(text, "words"))
-    own, joined = consensus.anomaly(pictures[0]), consensus.join(more, pictures[0])
+    own, joined = (
+        consensus.anomaly(pictures[0]),
+        consensus.join(CoarseMap(more, more[None], ("any",), None), pictures[0]).anomaly,
+    )
     assert joined[18:22, 18:22].mean() > own[18:22, 18:22].mean() + 0.3
     np.testing.assert_allclose(joined[:3, :3], own[:3, :3], atol=0.05)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from tiny_clip import tiny_encoder
 
 from clipsam.errors import UsageError, WeightsError
+from clipsam.heatmap import CoarseMap
 from clipsam.layers import encode_layers
 from clipsam.memory import log_odds
 from clipsam.reference_files import load_references, save_references
@@ -161,11 +162,15 @@ def glint(pixels: np.ndarray) -> np.ndarray:
     return found
 
 
+def coarse(photo: np.ndarray) -> CoarseMap:
+    return CoarseMap(glint(photo), glint(photo)[None], ("any",), None)
+
+
 def test_what_the_text_says_of_every_good_part_does_not_count(encoder):
     photo = damaged(good(1, seed=9)[0])
     memory = ReferenceMemory.build(good(4), encoder, LAYERS, ODDS, Words(glint, "words"))
     plain = ReferenceMemory.build(good(4), encoder, LAYERS, replace(ODDS, excess_weight=0.0))
-    with_text, without = memory.join(glint(photo), photo), plain.join(glint(photo), photo)
+    with_text, without = memory.join(coarse(photo), photo).anomaly, plain.join(coarse(photo), photo).anomaly
     np.testing.assert_allclose(without, memory.anomaly(photo), atol=1e-3)
     gained = log_odds(with_text) - log_odds(without)
     assert np.median(gained[25:31, 25:31]) > 2
@@ -178,6 +183,8 @@ def test_a_kept_memory_knows_what_the_text_says_and_of_which_product(encoder, tm
     memory = ReferenceMemory.build(good(3), encoder, LAYERS, ODDS, Words(glint, "of a disc"))
     path = save_references(memory, tmp_path / "good.safetensors")
     again = load_references(path, encoder, LAYERS, ODDS, Words(glint, "of a disc"))
-    np.testing.assert_allclose(again.join(glint(photo), photo), memory.join(glint(photo), photo), atol=2e-2)
+    np.testing.assert_allclose(
+        again.join(coarse(photo), photo).anomaly, memory.join(coarse(photo), photo).anomaly, atol=2e-2
+    )
     with pytest.raises(UsageError, match="made for another product or"):
         load_references(path, encoder, LAYERS, ODDS, Words(glint, "of a ring"))

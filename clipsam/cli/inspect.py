@@ -121,7 +121,12 @@ def inspect(
         models_dir=models_dir,
     )
     typer.echo(f"clipsam: {segmenter.choice}", err=True)
-    if save_references and isinstance(segmenter.memory, ReferenceMemory):
+    if save_references:
+        if not isinstance(segmenter.memory, ReferenceMemory):
+            raise UsageError(
+                f"preset {segmenter.preset.name} compares windows of its references, which are not kept in a "
+                "file; leave out --save-references"
+            )
         keep_references(segmenter.memory, save_references)
     if consensus:
         voting = batch([path for path in found.photos if path.exists()], segmenter.preset)
