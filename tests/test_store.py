@@ -366,14 +366,52 @@ def test_a_keeper_gives_up_the_oldest_rows(tmp_path, monkeypatch) -> None:
         keeper.keep(row(0.5, name="0"))
         eventually(lambda: said)
         monkeypatch.setattr("clipsam.store.keeper.RETRY_SECONDS", 60)
-        eventually(lambda: keeper._in_hand == 0)
-        for k in range(1, 5):
+        time.sleep(0.1)
+        for k in range(1, 6):
             keeper.keep(row(0.5, name=str(k)))
-        eventually(lambda: (keeper.waiting, keeper.lost) == (3, 2))
+        eventually(
+            lambda: (keeper.waiting, keeper.lost) == (4, 2)
+        )  # one was tried, and waits to be tried again
         rename(tmp_path / "s.sqlite", "gone", "runs")
         assert not keeper.close()  # two are lost
-        assert [part.path for part in station.parts()] == ["4", "3", "2"]
+        assert [part.path for part in station.parts()] == ["5", "4", "3", "0"]
     assert len(said) == 2
+
+
+def test_a_keeper_adds_what_the_store_lacks_of_a_run(station: Station) -> None:
+    run = station.run(product="plate")
+    rows = [row(0.1 * k, name=str(k)) for k in range(5)]
+    station.add(run, rows[1])
+    keeper = Keeper(station, run, pytest.fail, earlier=rows[:4])
+    keeper.keep(rows[4])
+    keeper.keep(rows[0])
+    assert keeper.close()
+    assert sorted(part.path for part in station.parts(superseded=None)) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_row_that_cannot_be_stored_holds_up_no_other(station: Station) -> None:
+    said: list[str] = []
+    rows = [row(0.5, name=str(k), regions=1) for k in range(6)]
+    rows[2]["regions"][0]["rle"] = {object(): 1}
+    del rows[4]["score"]
+    keeper = Keeper(station, station.run(product="plate"), said.append, earlier=rows)
+    assert not keeper.close()
+    assert [part.path for part in station.parts(full=True) if part.regions] == ["5", "3", "1", "0"]
+    assert keeper.lost == 2
+    assert len(said) == 1
+    assert said[0].startswith("2 cannot be stored")
+
+
+def test_many_parts_at_once_are_written_all_or_none(station: Station) -> None:
+    run = station.run(product="plate")
+    rows = [row(0.5, name=str(k), regions=2) for k in range(4)]
+    station.add(run, rows[2])
+    ids = station.add_many(run, rows)
+    assert [station.part(part).path for part in ids] == ["0", "1", "2", "3"]
+    fresh = [row(0.5, name="x"), row(0.5, name="y") | {"score": "no number"}]
+    with pytest.raises(ValueError, match="no number"):
+        station.add_many(run, fresh)
+    assert len(station.parts()) == 4
 
 
 def rename(database: Path, table: str, name: str) -> None:

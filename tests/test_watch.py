@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -358,3 +359,18 @@ def test_every_part_is_in_the_stations_store(line: Line) -> None:
         assert overlay.is_file()
         Watch(line.segmenter, line.folder(), line.runs(station=station), options).run()
         assert len(station.parts()) == 3
+
+
+def test_a_store_that_is_away_stops_no_watch_and_lacks_nothing_later(line: Line) -> None:
+    line.put("a.png")
+    options = WatchOptions(interval=0.01, patience=0.1, once=True)
+    where = line.tmp / "station.sqlite"
+    with Station.open(where) as station:
+        with sqlite3.connect(where) as connection:
+            connection.execute("ALTER TABLE runs RENAME TO gone")
+        assert Watch(line.segmenter, line.folder(), line.runs(station=station), options).run().photos == 1
+        with sqlite3.connect(where) as connection:
+            connection.execute("ALTER TABLE gone RENAME TO runs")
+        line.put("b.png")
+        Watch(line.segmenter, line.folder(), line.runs(station=station), options).run()
+        assert sorted(Path(part.path).name for part in station.parts()) == ["a.png", "b.png"]

@@ -7,12 +7,11 @@ the station's store, if there is one. Knows nothing of where photos come from.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,22 +142,24 @@ class DailyRuns:
         self._results.rows.clear()
         if not self.known:
             self.known = {(row["path"], row["sha256"]) for row in rows} | self._before
-        self._keeper = self._kept() if self._station is not None else None
+        self._keeper = self._kept(rows) if self._station is not None else None
         self._write_manifest("running")
 
-    def _kept(self) -> Keeper:
+    def _kept(self, earlier: list[Row]) -> Keeper:
+        """A keeper of the day; it registers the run itself, since the store may be away just now."""
         from clipsam.store import Keeper
 
         assert self._station is not None
-        run = self._station.run(
+        register = partial(
+            self._station.run,
             product=str(self._manifest.get("product", "object")),
             kind=self._kind,
-            key=self._manifest.get("id") or sha256(os.fsencode(self.folder.absolute())).hexdigest(),
+            key=self._manifest["id"],
             threshold=None if self._calibration is None else self._calibration.score_threshold,
             folder=self.folder,
             settings=self._settings,
         )
-        return Keeper(self._station, run, self._warn)
+        return Keeper(self._station, register, self._warn, earlier=earlier)
 
     def _newest(self) -> set[tuple[str, str | None]]:
         """What the newest run in `out` has: a photo that a crash left between two days is there."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clipsam.errors import ClipsamError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
+
+from clipsam.errors import StoreError
 from clipsam.runs.manifest import STORY, read_manifest
 from clipsam.store.records import Run
 from clipsam.store.station import Station
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0
 WAITING = 10_000  # rows, about 20 MB; beyond it the oldest are given up, and counted
+AT_ONCE = 100  # rows in one transaction, when so many wait
 
 Row = Mapping[str, Any]
 
@@ -31,20 +34,30 @@ Row = Mapping[str, Any]
 class Keeper:
     """Keeps one run; any thread may call. `close` it, so that what waits is written.
 
-    `run` may be a function that registers it: it is called with the first row, so that a store which is away
-    just then is no trouble either. `warn` gets one sentence when the store fails, and one when it is back,
-    from the thread that writes. `lost` rows were given up.
+    `run` may be a function that registers it: it is called when the first row is written, so that a store
+    which is away just then is no trouble either. `earlier` are rows of the run from before, which are added
+    where the store lacks them. `warn` gets one sentence when the store fails, and one when it is back, from
+    the thread that writes. `lost` rows were given up.
     """
 
-    def __init__(self, station: Station, run: Run | Callable[[], Run], warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        station: Station,
+        run: Run | Callable[[], Run],
+        warn: Callable[[str], None],
+        *,
+        earlier: Iterable[Row] = (),
+    ) -> None:
         self.lost = 0
         self._station = station
         self._run = run
         self._known: set[tuple[str, str | None]] | None = None
         self._warn = warn
+        self._earlier = deque(earlier)
         self._rows: deque[Row] = deque()
         self._in_hand = 0
-        self._failing = self._closing = False
+        self._failing = self._closing = self._told = False
+        self._singly = 0  # so many rows are written one by one, to find the one that cannot be stored
         self._changed = threading.Condition()
         self._writer = threading.Thread(target=self._write_all, name="keeper", daemon=True)
         self._writer.start()
@@ -53,13 +66,15 @@ class Keeper:
     def waiting(self) -> int:
         """Rows that are not in the store yet."""
         with self._changed:
-            return len(self._rows) + self._in_hand
+            return len(self._earlier) + len(self._rows) + self._in_hand
 
     def keep(self, row: Row) -> None:
         """Take a row of `results.jsonl`; returns at once."""
         with self._changed:
             self._rows.append(row)
-            self._bound()
+            while len(self._rows) > WAITING:
+                self._rows.popleft()
+                self.lost += 1
             self._changed.notify()
 
     def close(self) -> bool:
@@ -68,52 +83,85 @@ class Keeper:
             self._closing = True
             self._changed.notify()
         self._writer.join()
-        return not self._rows and not self.lost
+        return not self.waiting and not self.lost
 
     def _write_all(self) -> None:
-        while (row := self._next()) is not None:
+        while some := self._next():
             try:
-                self._add(row)
+                self._add(some)
             except Exception as error:
-                self._put_back(row, error)
+                if _is_of_the_rows(error):
+                    self._set_aside(some, error)
+                    continue
+                self._put_back(some)
+                self._say_failing(error)
                 if self._closing:
                     return
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, RETRY_SECONDS)
                 continue
-            self._in_hand = 0
+            with self._changed:
+                self._in_hand = 0
             if self._failing:
                 self._failing = False
                 self._warn(f"the store {self._station.name} is back")
 
-    def _next(self) -> Row | None:
+    def _next(self) -> list[Row]:
+        """The rows to write next, oldest first; none when all is done and the keeper is closing."""
         with self._changed:
-            self._changed.wait_for(lambda: self._rows or self._closing)
-            self._in_hand = int(bool(self._rows))
-            return self._rows.popleft() if self._rows else None
+            self._changed.wait_for(lambda: self._earlier or self._rows or self._closing)
+            count = 1 if self._singly else AT_ONCE
+            self._singly = max(self._singly - 1, 0)
+            some: list[Row] = []
+            while len(some) < count and (self._earlier or self._rows):
+                some.append(self._earlier.popleft() if self._earlier else self._rows.popleft())
+            self._in_hand = len(some)
+            return some
 
-    def _put_back(self, row: Row, error: Exception) -> None:
+    def _put_back(self, some: list[Row]) -> None:
         with self._changed:
-            self._rows.appendleft(row)
+            self._earlier.extendleft(reversed(some))
             self._in_hand = 0
-            self._bound()
-        if not isinstance(error, ClipsamError):
-            log.error("%s: not stored", row.get("path"), exc_info=error)
+
+    def _say_failing(self, error: Exception) -> None:
         if not self._failing:
             self._failing = True
             self._warn(f"{error}; the run goes on, and its parts are stored when the store is back")
 
-    def _bound(self) -> None:
-        while len(self._rows) > WAITING:
-            self._rows.popleft()
+    def _set_aside(self, some: list[Row], error: Exception) -> None:
+        """Give up a row that no store will ever take, so that it does not hold up the others."""
+        if len(some) > 1:
+            self._put_back(some)
+            self._singly = len(some)
+            return
+        log.debug("%s: not stored", some[0].get("path"), exc_info=error)
+        with self._changed:
+            self._in_hand = 0
             self.lost += 1
+        if not self._told:
+            self._told = True
+            self._warn(f"{some[0].get('path')} cannot be stored: {error}")
 
-    def _add(self, row: Row) -> None:
+    def _add(self, some: list[Row]) -> None:
         run = self._run = self._run() if callable(self._run) else self._run
         if self._known is None:
             self._known = self._station.known(run)
-        if not row.get("sha256") or (as_text(str(row["path"])), row["sha256"]) not in self._known:
-            self._station.add(run, row)
+        if fresh := [row for row in some if not self._is_known(row)]:
+            self._station.add_many(run, fresh)
+
+    def _is_known(self, row: Row) -> bool:
+        assert self._known is not None
+        return bool(row.get("sha256")) and (as_text(str(row["path"])), row["sha256"]) in self._known
+
+
+def _is_of_the_rows(error: Exception) -> bool:
+    """Whether it is a fault of what is written, and not of the store."""
+    cause = error.__cause__
+    if isinstance(cause, DataError | IntegrityError):
+        return True
+    return not isinstance(error, StoreError) or (
+        isinstance(cause, StatementError) and not isinstance(cause, DBAPIError)
+    )
 
 
 def keeper_of_folder(

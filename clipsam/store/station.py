@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,16 +121,24 @@ class Station:
         row: Row = result if isinstance(result, Mapping) else result.to_dict()
         values = writing.part_values(run, row, path, time, threshold)
         with self._transaction(writes=True) as connection:
-            statement = self._insert(parts).values(values).on_conflict_do_nothing().returning(parts.c.id)
-            part = connection.execute(statement).scalar_one_or_none()
-            if part is None:
-                return int(
-                    connection.execute(select(parts.c.id).where(writing.same_part(values))).scalar_one()
-                )
-            if found := [writing.region_values(part, region) for region in row.get("regions", ())]:
-                connection.execute(insert(regions), found)
-            writing.supersede(connection, part, values)
-            return int(part)
+            return self._add(connection, values, row)
+
+    def add_many(self, run: Run, rows: Sequence[Row]) -> list[int]:
+        """Write parts as `add` does, all or none of them: quicker, since the disk is waited for once."""
+        values = [writing.part_values(run, row) for row in rows]
+        with self._transaction(writes=True) as connection:
+            return [self._add(connection, *both) for both in zip(values, rows, strict=True)]
+
+    def _add(self, connection: Connection, values: Row, row: Row) -> int:
+        statement = self._insert(parts).values(values).on_conflict_do_nothing().returning(parts.c.id)
+        part = connection.execute(statement).scalar_one_or_none()
+        if part is None:
+            known = select(parts.c.id).where(writing.same_part(values))
+            return int(connection.execute(known).scalar_one())
+        if found := [writing.region_values(part, region) for region in row.get("regions", ())]:
+            connection.execute(insert(regions), found)
+        writing.supersede(connection, part, values)
+        return int(part)
 
     def verdict(
         self,

@@ -29,7 +29,11 @@ def decision_of(row: Row) -> str | None:
 
 
 def part_values(
-    run: Run, row: Row, path: str | Path | None, time: datetime | None, threshold: float | None
+    run: Run,
+    row: Row,
+    path: str | Path | None = None,
+    time: datetime | None = None,
+    threshold: float | None = None,
 ) -> dict[str, Any]:
     name = row.get("path") if path is None else path
     if name is None and not row.get("sha256"):
