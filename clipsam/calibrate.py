@@ -295,7 +295,7 @@ def without_references(
 def bound(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a segmenter's manifest that decides scores, as JSON gives it back."""
     kept = {key: value for key, value in manifest.items() if key not in NOT_BOUND}
-    return dict(json.loads(json.dumps(kept)))
+    return dict(json.loads(json.dumps(kept, default=str)))
 
 
 def _told(misses: MissRate | None) -> dict[str, Any] | None:

@@ -19,6 +19,8 @@ _DEFECT_LABELS = frozenset(
     {"anomaly", "anomalous", "defect", "defective", "bad", "ko", "ng", "1", "true", "yes"}
 )
 
+MASK_UNKNOWN = "-"  # in the column mask of a list, beside a label
+
 Row = tuple[int, dict[str, str]]
 
 
@@ -58,8 +60,9 @@ def read_csv_list(table: Path) -> Dataset:
     """A user's own list. Columns: `image`, and `label` or `mask` or both; optional `category` and `split`.
 
     A label that is neither a word for good (good, normal, ok, 0 ...) nor for defective (defect, anomaly,
-    ng, 1 ...) names the type of the defect. Without labels, a photo with a mask is defective. Rows of
-    another split than `test` are not scored; good ones of the split `train` can be references.
+    ng, 1 ...) names the type of the defect. Without labels, a photo with a mask is defective. A mask `-` is
+    not known: such a photo counts for the image figures only. Rows of another split than `test` are not
+    scored; good ones of the split `train` can be references.
     """
     if not table.is_file():
         raise UsageError(f"{table} is a folder; expected a CSV file with columns image, mask, label.")
@@ -86,13 +89,15 @@ def read_csv_list(table: Path) -> Dataset:
 
 def _sample(row: dict[str, str], base: Path, table: Path, line: int) -> tuple[Sample, list[Problem]]:
     image, mask = row["image"], row.get("mask", "")
+    unknown = mask == MASK_UNKNOWN and "label" in row
+    mask = "" if unknown else mask
     label = row.get("label", "").lower() or ("defect" if mask else GOOD)
     defect = GOOD if label in _GOOD_LABELS else "defect" if label in _DEFECT_LABELS else label
     sample = Sample(base / image, base / mask if mask else None, defect)
     problems = []
     if not image:
         problems.append(Problem("bad row", table, f"line {line} names no image"))
-    elif defect != GOOD and not mask:
+    elif defect != GOOD and not mask and not unknown:
         problems.append(
             Problem("mask missing", sample.image, f"line {line} of {table.name} gives a defect no mask")
         )

@@ -42,7 +42,8 @@ KINDS = tuple(_TITLES)
 @dataclass(frozen=True)
 class Sample:
     """A test photo. `defect` is "good" or the type of the defect. Good photos need no `mask`; one
-    that a list gives them must be empty."""
+    that a list gives them must be empty. A defective one without a mask counts for the image figures only.
+    """
 
     image: Path
     mask: Path | None

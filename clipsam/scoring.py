@@ -291,6 +291,10 @@ def _count(
         resized = _resized(anomaly_map, shape, sample)
         metrics = scores.metrics.setdefault((variant, sample.defect), PixelMetrics(options.range))
         try:
+            if sample.is_defective and sample.mask is None:
+                score = result.scores[variant]
+                metrics.update_score(float(resized.max()) if score is None else score, True)
+                continue
             metrics.update(resized, mask, result.scores[variant])
         except UsageError as error:
             raise UsageError(f"{sample.image}: {error}") from error

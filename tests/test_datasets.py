@@ -160,6 +160,10 @@ def test_csv_list(tmp_path: Path) -> None:
     assert layout(dataset) == {"lid": [("a ü.png", "good", None), ("b ü.png", "oil stain", "b.png")]}
     assert dataset.name == "list"
     assert kinds(dataset) == []
+    table.write_text("image,mask,label\nphotos/a ü.png,-,ng\nphotos/b ü.png,,ng\n", encoding="utf-8")
+    dataset = open_dataset("csv", table)
+    assert kinds(dataset) == [("mask missing", "b ü.png")]  # "-" says that it is not known
+    assert dataset.categories[0].samples[0].mask is None
     table.write_text("image,mask\nphotos/a ü.png,\nphotos/b ü.png,truth/b.png\n", encoding="utf-8")
     assert [row[1] for row in layout(open_dataset("csv", table))["list"]] == ["good", "defect"]
 

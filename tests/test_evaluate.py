@@ -137,6 +137,22 @@ def test_a_callable_may_give_its_own_score_and_size(root: Path) -> None:
     assert 0.5 < figures["figures"]["map"]["pixel_auroc"] < 1
 
 
+def test_a_defect_without_a_mask_counts_for_the_image_figures_only(root: Path, tmp_path: Path) -> None:
+    data = open_dataset("folder", root, ["lid"])
+    lines = ["image,mask,label"]
+    for sample in data.categories[0].samples:
+        mask = "-" if sample.defect == "hole" else sample.mask or ""
+        lines.append(f"{sample.image},{mask},{sample.defect}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    found = evaluate(darkness, open_dataset("csv", tmp_path / "list.csv")).categories["list"]
+    whole = evaluate(darkness, data).categories["lid"]
+    figures, expected = found["figures"]["map"], whole["figures"]["map"]
+    assert found["photos"] == whole["photos"]
+    for name in ("image_auroc", "image_ap", "image_f1_max"):
+        assert figures[name] == expected[name]
+    assert figures["pro"] == whole["defects"]["scratch"]["pro"]  # of the others: good ones and scratches
+
+
 def test_resolution_is_applied_and_recorded(root: Path) -> None:
     data = open_dataset("folder", root, ["lid"])
     result = evaluate(darkness, data, resolution=24)

@@ -203,9 +203,9 @@ def test_verdicts_become_a_data_set_that_eval_reads(store_url: str, tmp_path: Pa
     out = tmp_path / "list" / "checked.csv"
     out.parent.mkdir()
     words = history_verb("--store", store_url, "--verdicts", out)
-    assert "2 good and 2 defective parts" in words
+    assert "2 good and 3 defective parts" in words
     assert "1 whose photo is gone" in words
-    assert "1 defective ones without a region" in words
+    assert "1 defective ones have no mask" in words
 
     dataset = open_dataset("csv", out)
     assert check_dataset(dataset) == ()
@@ -217,7 +217,9 @@ def test_verdicts_become_a_data_set_that_eval_reads(store_url: str, tmp_path: Pa
         "half": "stain",
         "false alarm": "good",
         "fine": "good",
+        "missed": "defect",
     }
+    assert found["missed"].mask is None
     assert (read_mask(found["bad"].mask) == result.mask).all()
     assert (read_mask(found["half"].mask) == (result.mask & (anomaly_map < 0.8))).all()
 

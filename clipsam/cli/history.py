@@ -156,5 +156,7 @@ def _written_in_words(written: dict[str, Any]) -> list[str]:
         if said["gone"]:
             lines.append(f"  left out: {said['gone']} whose photo is gone")
         if said["without_mask"]:
-            lines.append(f"  left out: {said['without_mask']} defective ones without a region for a mask")
+            lines.append(
+                f"  {said['without_mask']} defective ones have no mask: only image figures count them"
+            )
     return ["", *lines] if lines else []

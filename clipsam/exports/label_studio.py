@@ -35,7 +35,7 @@ def config_of(run: InspectedRun) -> str:
     """The labelling set-up that the tasks need: paste it into the project's settings."""
     labels = "\n".join(
         f"    <Label value={quoteattr(defect)} background={quoteattr(_COLOURS[index % len(_COLOURS)])}/>"
-        for index, defect in enumerate(run.defects)
+        for index, defect in enumerate(run.defects or ("defect",))  # it refuses a set-up without labels
     )
     image = '  <Image name="image" value="$image" zoom="true"/>'
     return (

@@ -1,8 +1,8 @@
 """Reviewers' verdicts as a data set: a CSV list with masks, as `clipsam eval --dataset csv` reads it.
 
 Input: an open station, filters, a file name. Output: the list, and masks in a folder beside it. Good parts
-have no mask; a defective part's is the union of its regions that no reviewer rejected. Knows nothing of
-evaluation.
+have no mask; a defective part's is the union of its regions that no reviewer rejected, and where none is left
+it is "-", not known: such a part counts for the image figures only. Knows nothing of evaluation.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipsam.dataset_lists import MASK_UNKNOWN
 from clipsam.datasets import GOOD
 from clipsam.errors import StoreError
 from clipsam.result import Region
@@ -29,13 +30,13 @@ COLUMNS = ("image", "mask", "label", "category", "split", "sha256", "reviewer", 
 
 @dataclass(frozen=True)
 class VerdictList:
-    """What was written, and what had to be left out."""
+    """What was written, and what had to be left out. All are counts of parts."""
 
     path: str
     good: int
     defective: int
     gone: int  # photos that are not where they were
-    without_mask: int  # the reviewer says defective, and no region is left to make a mask of
+    without_mask: int  # of the defective: no region is left to make a mask of
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,7 +61,8 @@ def write_verdict_list(station: Station, path: Path, filters: Mapping[str, Any])
                     writer.writerow(line)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
-    return VerdictList(str(path), counts["good"], counts["defective"], counts["gone"], counts["without_mask"])
+    defective = counts["defective"] + counts["without_mask"]
+    return VerdictList(str(path), counts["good"], defective, counts["gone"], counts["without_mask"])
 
 
 def _line(part: Part, masks: Path) -> tuple[str, dict[str, str] | None]:
@@ -82,7 +84,7 @@ def _line(part: Part, masks: Path) -> tuple[str, dict[str, str] | None]:
         return "good", line
     kept = [region for region in part.regions if region.verdict != REJECT]
     if not kept:
-        return "without_mask", None
+        return "without_mask", line | {"mask": MASK_UNKNOWN, "label": "defect"}
     mask = masks / f"{part.id}.png"
     mask.parent.mkdir(exist_ok=True)
     Image.fromarray(_union(kept).astype(np.uint8) * 255).save(mask)
