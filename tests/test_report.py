@@ -107,7 +107,7 @@ def test_page_shows_the_run(run: Path) -> None:
         "name": names[0], "state": "ng", "score": 0.9216, "types": ["scratch"], "regions": 1, "area": 7500,
     }  # fmt: skip
     assert page.index[4]["message"].startswith("the file is empty")
-    assert page.tags.count("b") == 5  # the figures; none from the names
+    assert page.tags.count("b") == 4  # the figures; none from the names
 
 
 def test_every_photo_has_its_picture_map_and_outlines(run: Path) -> None:
