@@ -247,3 +247,21 @@ def test_a_run_of_parts_that_have_drifted_is_told(good: list[Path], tmp_path: Pa
     assert "passed parts are higher than" in str(summary.drift)
     assert summary.as_dict()["drift"]["p_value"] < 0.01
     assert read_manifest(tmp_path / "run")["drift"]["warnings"][0]["sentence"] == str(summary.drift)
+
+
+def test_the_embedded_pair_says_of_its_calibration_photos_what_they_calibrated(tmp_path: Path) -> None:
+    """The same photos score the same again: none but the one that 25 % allow is flagged."""
+    from clipsam.nano.corpus.compose import render
+    from clipsam.segmenter import AnomalySegmenter
+
+    for seed in range(7):
+        Image.fromarray(render(seed, 96, 96, p_normal=1.0).image).save(tmp_path / f"{seed}.png")
+    photos = sorted(tmp_path.glob("*.png"))
+    plain = AnomalySegmenter.from_preset("nano", product="part", device="cpu")
+    file = save_calibration(calibrate(plain, photos, "25%"), tmp_path / "part.json")
+    segmenter = AnomalySegmenter.from_preset("nano", product="part", device="cpu", calibration=file)
+    results = [segmenter.segment(photo) for photo in photos]
+    assert [result.score for result in results] == [photo.score for photo in segmenter.calibration.good]
+    assert sum(bool(result.is_defective) for result in results) == 1  # k = 6 of 7
+    assert sum(result.anomaly_map.max() > segmenter.calibration.pixel_threshold for result in results) == 1
+    assert sum(result.mask.any() for result in results) <= 1

@@ -417,6 +417,15 @@ def test_progress_in_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert len(lines) == 3
 
 
+def test_progress_of_a_calibrated_run_counts_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    with Progress() as progress:
+        for number, verdict in enumerate([True, False, True], start=1):
+            row = {"path": "/a", "regions": [{}], "is_defective": verdict}
+            progress.step(Step(row, False, number, 3))
+        assert progress.line(3, 3, 1.0).endswith(", 2 defective")
+
+
 def test_progress_as_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with Progress() as progress:

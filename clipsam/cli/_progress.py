@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
+from clipsam.runs.store import is_suspicious
+
 if TYPE_CHECKING:
     from clipsam.runs.inspection import Step
 
@@ -25,6 +27,7 @@ class Progress:
         self._bar: Any = None
         self._start = self._told = time.monotonic()
         self._suspicious = self._errors = self._worked = 0
+        self._calibrated = False
 
     def __enter__(self) -> Self:
         return self
@@ -38,7 +41,8 @@ class Progress:
     def step(self, step: Step) -> None:
         """One photo is done."""
         self._errors += "error" in step.row
-        self._suspicious += bool(step.row.get("regions"))
+        self._suspicious += is_suspicious(step.row)
+        self._calibrated |= step.row.get("is_defective") is not None
         self._worked += not step.resumed
         if sys.stderr.isatty():
             self._draw(step)
@@ -66,4 +70,4 @@ class Progress:
 
     def _found(self) -> str:
         errors = f", {self._errors} not readable" if self._errors else ""
-        return f", {self._suspicious} suspicious{errors}"
+        return f", {self._suspicious} {'defective' if self._calibrated else 'suspicious'}{errors}"
