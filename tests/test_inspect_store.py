@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +22,7 @@ from clipsam.cli import inspect as verb
 from clipsam.cli._store import Keeping
 from clipsam.errors import StoreError, UsageError
 from clipsam.runs.inspection import Step
+from clipsam.runs.store import read_rows
 from clipsam.store import Station
 
 
@@ -113,3 +117,42 @@ def test_a_store_that_does_not_open(inspect, tmp_path, monkeypatch) -> None:
     assert result.return_value == 2
     assert "file is not a database; this run is not stored" in result.stderr
     assert "stored in" not in result.stdout
+
+
+INSPECT = """
+import sys
+from pathlib import Path
+from fake_segmenter import FakeSegmenter
+from clipsam.cli._store import Keeping, open_station
+from clipsam.runs.inspection import inspect_photos
+photos, out, store = sys.argv[1:]
+segmenter = FakeSegmenter(seconds=0.02)
+with Keeping(open_station(store), Path(out), segmenter) as keeping:
+    inspect_photos(segmenter, [photos], out, on_step=keeping.step)
+"""  # what `clipsam inspect` does, without its heavy imports
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_killed_inspection_is_stored_whole_when_it_goes_on(kind, tmp_path, request) -> None:
+    for index in range(40):
+        plate(tmp_path / "photos" / f"{index:02}.png", spot=index % 2 == 0, seed=index)
+    store = str(tmp_path / "s.sqlite")
+    if kind == "postgresql":
+        store = request.getfixturevalue("postgres").store()
+    command = [sys.executable, "-c", INSPECT, str(tmp_path / "photos"), str(tmp_path / "run"), store]
+    process = subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)
+    with Station.open(store) as station:
+        while len(station.parts()) < 8:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        rows = {row["path"]: row for row in read_rows(tmp_path / "run" / "results.jsonl")}
+        for part in station.parts(full=True):
+            assert [region.as_row() for region in part.regions] == rows[part.path]["regions"]
+        subprocess.run(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, check=True)
+        stored = station.parts(limit=None, superseded=None, full=True)
+    rows = {row["path"]: row for row in read_rows(tmp_path / "run" / "results.jsonl")}
+    assert len(stored) == len(rows) == 40
+    for part in stored:
+        assert part.as_row()["regions"] == rows[part.path]["regions"]
