@@ -15,7 +15,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 
 from clipsam.errors import UsageError
@@ -174,11 +173,11 @@ class _Seen:
 
     def __init__(self, journal: Path | None) -> None:
         self._done: dict[str, tuple[int, int]] = {}
-        self._file: FileIO | None = None
+        self._journal = journal
         if journal is not None:
-            self._open(journal)
+            self._read(journal)
 
-    def _open(self, journal: Path) -> None:
+    def _read(self, journal: Path) -> None:
         if journal.exists():
             for line in journal.read_bytes().splitlines():
                 try:
@@ -191,15 +190,15 @@ class _Seen:
         fresh = journal.with_suffix(".new")
         fresh.write_bytes(b"".join(_line(path, *marks) for path, marks in self._done.items()))
         os.replace(fresh, journal)
-        self._file = journal.open("ab", buffering=0)
 
     def has(self, path: Path, size: int, mtime_ns: int) -> bool:
         return self._done.get(str(path)) == (size, mtime_ns)
 
     def add(self, arrival: Arrival) -> None:
         self._done[str(arrival.path)] = (arrival.size, arrival.mtime_ns)
-        if self._file is not None:
-            self._file.write(_line(str(arrival.path), arrival.size, arrival.mtime_ns))
+        if self._journal is not None:
+            with self._journal.open("ab") as file:
+                file.write(_line(str(arrival.path), arrival.size, arrival.mtime_ns))
 
 
 def _move(path: Path, place: Path) -> None:

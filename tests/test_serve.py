@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import json
 import socket
@@ -15,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -158,6 +160,12 @@ def test_what_cannot_be_inspected_is_refused_with_a_reason(
 def test_too_many_bytes_without_saying_how_many(http: httpx.Client) -> None:
     pieces = (bytes(100_000) for _ in range(40))
     assert reason(http.post("/inspect", content=pieces), 413) == "too-large"
+
+
+def test_who_sends_too_much_reads_the_reason_all_the_same(http: httpx.Client) -> None:
+    for size in (2_000_000, 20_000_000):
+        for _ in range(5):
+            assert reason(http.post("/inspect", content=bytes(size)), 413) == "too-large"
 
 
 def test_forms_that_make_no_sense(http: httpx.Client) -> None:
@@ -332,6 +340,36 @@ def test_a_segmenter_that_always_fails_is_not_ready(tmp_path: Path) -> None:
         assert httpx.get(f"{service.url}/healthz").status_code == 200
         httpx.post(f"{service.url}/inspect", content=png())
         assert httpx.get(f"{service.url}/readyz").status_code == 200
+
+
+def test_four_clients_with_photos_and_garbage(tmp_path: Path) -> None:
+    """The short version of eval/load_serve.py, which takes five minutes and another process."""
+    load = load_script()
+    with running(tmp_path, upload_mb=8, megapixels=20, queue=3) as service:
+        good = [png(spot=True, seed=seed, size=(160, 120)) for seed in range(4)]
+        clients = [load.Client(service.url, good, seed, time.monotonic() + 3) for seed in range(4)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join(60)
+        assert [client.strange for client in clients] == [[]] * 4
+        outcomes = {name for client in clients for name in client.outcomes}
+        assert {"photo: 200", "form: 200", "noise: 415", "bomb: 413"} <= outcomes
+        assert httpx.get(f"{service.url}/readyz").status_code == 200
+
+
+@pytest.mark.slow
+def test_load_from_another_process(tmp_path: Path) -> None:
+    found = load_script().measure(20, 4, 256)
+    assert all(found["holds"].values()), found
+
+
+def load_script() -> Any:
+    path = Path(__file__).parent.parent / "eval" / "load_serve.py"
+    spec = importlib.util.spec_from_file_location("load_serve", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # ---- the token

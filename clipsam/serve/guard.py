@@ -21,6 +21,8 @@ from clipsam.serve.limits import Limits
 OPEN = frozenset({"/", "/healthz", "/readyz"})  # no data of the plant: answered without a token
 OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
+LET_PASS_SECONDS, LET_PASS_PIECES = 2.0, 4096  # a piece is at most 64 kB
+
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -77,8 +79,10 @@ class Guard:
         except Refused as reason:
             self._on_refusal(reason.kind)
             response: Response = refusal(reason.status, reason.kind, str(reason), reason.headers)
-            if reason.status in (408, 413):
+            if reason.status == 408:
                 response.headers["Connection"] = "close"  # what is still coming is not wanted
+            else:
+                await _let_pass(receive)
             await response(scope, receive, send)
         finally:
             self._buffered -= reserved
@@ -149,6 +153,18 @@ class Guard:
             raise Refused(
                 408, "slow", f"the upload took longer than {self._limits.upload_seconds:g} s"
             ) from error
+
+
+async def _let_pass(receive: Receive) -> None:
+    """Throw away what is on its way, for a moment: who is cut off while sending never reads the reason."""
+    try:
+        async with asyncio.timeout(LET_PASS_SECONDS):
+            for _ in range(LET_PASS_PIECES):
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
 
 
 def _name(host: str) -> str:
