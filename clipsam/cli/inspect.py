@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     paths: list[str] = typer.Argument(
-        ..., metavar="PATH...", help="Photos, folders (with their sub-folders) or glob patterns."
+        ..., metavar="PATH...", help="Photos, folders (with their sub-folders), glob patterns or videos."
     ),
     product: str = typer.Option("object", help="What the photos show, in a few words, such as 'bottle'."),
     prompts: str | None = typer.Option(
@@ -73,6 +73,9 @@ def inspect(
     overlays: bool = typer.Option(
         True, "--overlays/--no-overlays", help="Keep the photos with their regions drawn in."
     ),
+    every: int = typer.Option(
+        1, min=1, help="Of a video take every so many-th frame; they are kept in OUT-frames."
+    ),
     bit_depth: int | None = typer.Option(
         None, min=9, max=32, help="Used bits of 16-bit grey and float photos, such as 12, if not all."
     ),
@@ -95,8 +98,10 @@ def inspect(
     from clipsam.cli._progress import Progress
     from clipsam.cli._store import Keeping, open_station
     from clipsam.cli._threads import leave_a_core
+    from clipsam.runs.frames import with_frames
     from clipsam.runs.inspection import inspect_photos, photos_to_inspect
 
+    paths = with_frames(paths, out.with_name(f"{out.name}-frames"), every, _tell_video)
     found = photos_to_inspect(paths)  # a wrong path is told at once, and not after the models were loaded
     _check(references, save_references, consensus, calibration)
     station = open_station(store)
@@ -157,6 +162,10 @@ def inspect(
     )
     typer.echo(words)
     return exit_code(summary, fail_on_defect)
+
+
+def _tell_video(video: Path, frames: int) -> None:
+    typer.echo(f"clipsam: {frames} frames of {video}", err=True)
 
 
 def _check(
