@@ -67,12 +67,12 @@
   const word = part => part.decision ?? (part.flagged ? "suspicious" : "passed");
   const kind = part => part.decision === "error" ? "error" : part.flagged ? "ng" : "ok";
 
-  const reviewed = part => part.truth === null ? "" : part.truth ? "is defective" : "is good";
+  const reviewed = part => part.truth === null ? "" : part.truth ? "✓ bad" : "✓ good";
 
   function when(text) {
     const time = new Date(text);
     const today = time.toDateString() === new Date().toDateString();
-    return today ? time.toLocaleTimeString() : time.toLocaleString([], {dateStyle: "short", timeStyle: "short"});
+    return today ? time.toLocaleTimeString([], {timeStyle: "short"}) : time.toLocaleString([], {dateStyle: "short", timeStyle: "short"});
   }
 
   function make(name, attributes = {}, ...children) {
@@ -90,8 +90,8 @@
     const picture = make("img", {class: "picture", alt: "", "data-id": part.id});
     const button = make("button", {type: "button", title: part.name, onclick: () => attempt(open(part.id))}, picture,
       make("span", {class: "name"}, part.name),
-      make("span", {class: "when number"}, make("span", {class: `badge ${kind(part)}`}, word(part)), when(part.time),
-        make("span", {class: "truth"}, reviewed(part))));
+      make("span", {class: "when number"}, make("span", {class: `badge ${kind(part)}`}, word(part)),
+        make("span", {class: "truth"}, reviewed(part)), when(part.time)));
     button.dataset.id = part.id;
     listed.set(part.id, {part, button});
     pictures.observe(picture);
