@@ -33,6 +33,7 @@ from clipsam.conformal import (
 )
 from clipsam.differences import differences
 from clipsam.errors import CalibrationError, PhotoError, UsageError
+from clipsam.fusion import region_peak
 from clipsam.hashes import file_sha256
 from clipsam.images import read_photo
 
@@ -50,7 +51,9 @@ class Segmenter(Protocol):
 
 @dataclass(frozen=True)
 class PhotoScore:
-    """What the segmenter said of one photo: its score and the highest value of its map, both in [0, 1]."""
+    """What the segmenter said of one photo: its score, and the highest map value at which a region is found
+    (smaller ones than the preset's least area do not count); both in [0, 1].
+    """
 
     name: str
     sha256: str
@@ -101,7 +104,7 @@ class Calibration:
     @cached_property
     def pixel_threshold(self) -> float:
         """A pixel is flagged where the map is above this, strictly: a threshold on each photo's highest
-        value, so that at most the asked share of good photos gets any pixel flagged at all.
+        region, so that at most the asked share of good photos gets any pixel flagged at all.
         """
         return conformal_threshold([photo.peak for photo in self.good], self.false_alarms)
 
@@ -255,11 +258,12 @@ def photo_scores(
     on_photo: Callable[[], None] | None = None,
     on_error: Callable[[PhotoError], None] | None = None,
 ) -> Iterable[PhotoScore]:
-    """Score and map maximum of each photo file, in order; a second file of the same bytes is passed over.
+    """Score and highest region of each photo file, in order; a second file of the same bytes is passed over.
 
     A copy says nothing new: counted twice, it would make the photos look like more than they are.
     """
     seen: set[str] = set()
+    least = float(segmenter.manifest().get("fusion", {}).get("min_area", 0))
     for path in map(Path, paths):
         try:
             photo = read_photo(path, bit_depth=bit_depth)
@@ -267,7 +271,8 @@ def photo_scores(
             if digest not in seen:
                 seen.add(digest)
                 result = segmenter.segment(photo)
-                yield PhotoScore(path.name, digest, float(result.score), float(result.anomaly_map.max()))
+                peak = region_peak(result.anomaly_map, least)
+                yield PhotoScore(path.name, digest, float(result.score), peak)
         except PhotoError as error:
             if on_error is None:
                 raise

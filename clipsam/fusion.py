@@ -8,6 +8,7 @@ nothing of torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -23,7 +24,7 @@ from clipsam.regions import RegionPrompt
 from clipsam.result import Region
 from clipsam.settings import FusionSettings
 
-__all__ = ["PUBLISHED", "FusionSettings", "find_regions", "fuse", "image_score"]
+__all__ = ["PUBLISHED", "FusionSettings", "find_regions", "fuse", "image_score", "region_peak"]
 
 PUBLISHED = {
     # arXiv 2401.12665: the confidence-weighted sum of the masks, normalised, is added to the map. Half of
@@ -138,6 +139,28 @@ def find_regions(
         defect = defects[_explaining_type(types, crop, box, anomaly.shape)]
         regions.append(Region(box, area, score, defect, crop, (anomaly.shape[0], anomaly.shape[1])))
     return mask, tuple(sorted(regions, key=lambda region: (-region.score, -region.area_px)))
+
+
+def region_peak(anomaly: NDArray[np.float32], min_area: float) -> float:
+    """The highest threshold at which `find_regions` keeps a region of a map [H, W] in [0, 1]; 0 if at none.
+
+    With a `min_area` (a fraction of the photo) of a pixel or less it is the maximum; else higher specks do
+    not count. The value is one of the map's, exactly: positive floats are in the order of their bits, which
+    are bisected.
+    """
+    need = math.ceil(min_area * anomaly.size)
+    if need <= 1:
+        return float(anomaly.max())
+    bits = np.ascontiguousarray(anomaly, np.float32).view(np.int32)
+    low, high = 0, int(np.partition(bits, -need, axis=None)[-need])  # at 0 the whole photo is one region
+    while low < high:
+        middle = (low + high + 1) // 2
+        labels, _ = ndimage.label(bits >= middle, structure=np.ones((3, 3), dtype=bool))
+        if np.bincount(labels.ravel())[1:].max() >= need:
+            low = middle
+        else:
+            high = middle - 1
+    return float(np.int32(low).view(np.float32))
 
 
 def _check(settings: FusionSettings) -> None:

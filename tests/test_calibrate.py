@@ -263,5 +263,4 @@ def test_the_embedded_pair_says_of_its_calibration_photos_what_they_calibrated(t
     results = [segmenter.segment(photo) for photo in photos]
     assert [result.score for result in results] == [photo.score for photo in segmenter.calibration.good]
     assert sum(bool(result.is_defective) for result in results) == 1  # k = 6 of 7
-    assert sum(result.anomaly_map.max() > segmenter.calibration.pixel_threshold for result in results) == 1
-    assert sum(result.mask.any() for result in results) <= 1
+    assert sum(result.mask.any() for result in results) == 1

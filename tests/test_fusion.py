@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 
 from clipsam.errors import UsageError
-from clipsam.fusion import PUBLISHED, find_regions, fuse, image_score
+from clipsam.fusion import PUBLISHED, find_regions, fuse, image_score, region_peak
 from clipsam.masks import MaskFrame, SoftMask
 from clipsam.regions import RegionPrompt, region_prompts
 from clipsam.settings import FusionSettings, RegionSettings
@@ -226,6 +226,30 @@ def test_nothing_above_the_threshold_gives_an_empty_mask() -> None:
     mask, regions = find_regions(np.zeros((5, 6), np.float32), np.ones((1, 2, 2), np.float32), ("hole",), 0.5)
     assert regions == ()
     assert not mask.any()
+
+
+@pytest.mark.parametrize("min_area", [0.0, 1e-4, 0.004, 0.03, 0.5, 1.0])
+def test_the_peak_is_the_highest_threshold_that_leaves_a_region(min_area: float) -> None:
+    rng = np.random.default_rng(1)
+    settings = FusionSettings(min_area=min_area)
+    types = np.ones((1, 2, 2), np.float32)
+    for smooth in (0, 2):
+        anomaly = rng.random((30, 50)).astype(np.float32)
+        for _ in range(smooth):
+            anomaly = (anomaly + np.roll(anomaly, 1, 0) + np.roll(anomaly, 1, 1)) / np.float32(3)
+        peak = region_peak(anomaly, min_area)
+        assert peak in anomaly
+        assert find_regions(anomaly, types, ("hole",), peak, settings)[0].any()
+        above = float(np.nextafter(np.float32(peak), np.float32(2)))
+        assert not find_regions(anomaly, types, ("hole",), above, settings)[0].any()
+
+
+def test_the_peak_of_a_quiet_map_is_0() -> None:
+    assert region_peak(np.zeros((30, 40), np.float32), 0.01) == 0
+    speck = np.zeros((30, 40), np.float32)
+    speck[3, 4] = 1
+    assert region_peak(speck, 0.01) == 0
+    assert region_peak(-speck * 0, 0.01) == 0  # minus zero is no less
 
 
 @pytest.mark.parametrize(
