@@ -24,7 +24,8 @@ import pytest
 from PIL import Image
 from service import TOKEN, Service, UploadSegmenter, encoded, png, red, running
 
-from clipsam.errors import UsageError
+from clipsam.cli.serve import serve_command
+from clipsam.errors import MissingExtra, StoreError, UsageError
 from clipsam.result import Region
 from clipsam.runs.store import read_rows
 from clipsam.serve.limits import Limits
@@ -417,6 +418,25 @@ def test_other_addresses_need_a_token(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CLIPSAM_TOKEN", TOKEN)
     assert token_for("0.0.0.0", None) == TOKEN
     assert token_for("localhost", None) == TOKEN
+
+
+def test_without_the_extra_its_install_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("clipsam.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'clipsam\[serve\]'"):
+        serve_command()
+
+
+def test_a_store_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(tmp_path) as service:
+
+        def away(*_: Any, **__: Any) -> Any:
+            raise StoreError("the store is away")
+
+        monkeypatch.setattr(type(service.station), "parts", away)
+        assert reason(httpx.get(f"{service.url}/api/parts"), 503) == "store"
+        assert httpx.post(f"{service.url}/inspect", content=png()).status_code == 200
 
 
 def test_limits_are_checked() -> None:

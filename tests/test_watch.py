@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from fake_segmenter import FakeSegmenter
 from PIL import Image
+from test_drift import calibration_of
 
 from clipsam.errors import RunError, UsageError
 from clipsam.hotfolder import PICKED, HotFolder
@@ -374,3 +375,24 @@ def test_a_store_that_is_away_stops_no_watch_and_lacks_nothing_later(line: Line)
         line.put("b.png")
         Watch(line.segmenter, line.folder(), line.runs(station=station), options).run()
         assert sorted(Path(part.path).name for part in station.parts()) == ["a.png", "b.png"]
+
+
+def test_drift_is_told_and_a_restart_forgets_nothing(line: Line) -> None:
+    good = np.random.default_rng(0).random(200)
+    calibration = calibration_of(good, "5%")
+    told: list[str] = []
+
+    def inspect(count: int, first: int) -> DailyRuns:
+        runs = line.runs(calibration=calibration, warn=told.append)
+        for number in range(first, first + count):
+            row = {"path": f"{line.hot}/{number}", "sha256": f"{number:064x}", "regions": []}
+            runs.add({**row, "score": 0.4 + 0.001 * (number % 50), "is_defective": False})
+        runs.close()
+        return runs
+
+    assert inspect(90, 0).drift_warnings == 0
+    assert told == []
+    assert inspect(20, 90).drift_warnings == 1
+    assert len(told) == 1
+    assert "calibrate anew" in told[0]
+    assert len(read_manifest(line.out / DAY)["drift"]["warnings"]) == 1

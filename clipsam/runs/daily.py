@@ -113,6 +113,11 @@ class DailyRuns:
         """Of the open day: photos, suspicious, defective, errors ..."""
         return dict(self._story["counts"])
 
+    @property
+    def drift_warnings(self) -> int:
+        """How often the scores of passed parts were found to have drifted."""
+        return 0 if self._drift is None else len(self._drift.warnings)
+
     def close(self, state: str = "finished") -> None:
         """End the run of the open day, which goes on when it is opened again today."""
         if self._results is None:
@@ -140,6 +145,10 @@ class DailyRuns:
         rows = list(self._results.rows.values())
         self._story = story_of(rows)
         self._results.rows.clear()
+        if self._drift is not None:  # what passed before a restart counts; it was told then
+            for row in rows:
+                if "score" in row:
+                    self._drift.add(row["score"])
         if not self.known:
             self.known = {(row["path"], row["sha256"]) for row in rows} | self._before
         self._keeper = self._kept(rows) if self._station is not None else None

@@ -20,7 +20,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from clipsam import __version__
-from clipsam.errors import PhotoError, UsageError
+from clipsam.errors import PhotoError, StoreError, UsageError
 from clipsam.serve.guard import OPEN, Guard, Refused, refusal
 from clipsam.serve.limits import Limits
 from clipsam.serve.metrics import Metrics
@@ -97,6 +97,10 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(UsageError)
     async def misused(request: Request, error: UsageError) -> Response:
         return refusal(422, "usage", str(error))
+
+    @app.exception_handler(StoreError)
+    async def away(request: Request, error: StoreError) -> Response:
+        return refusal(503, "store", str(error), {"Retry-After": "30"})
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

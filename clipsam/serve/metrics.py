@@ -35,6 +35,8 @@ class Metrics:
         self._scores = Histogram("clipsam_score", "Scores of the photos.", buckets=steps, **made)
         queue = Gauge("clipsam_queue_photos", "Photos that wait for the models.", **made)
         queue.set_function(lambda: worker.waiting)
+        drift = Gauge("clipsam_drift_warnings", "Warnings that passed parts have drifted.", **made)
+        drift.set_function(lambda: worker.drift_warnings)
         ready = Gauge("clipsam_ready", "1 while the service is ready.", **made)
         ready.set_function(lambda: worker.trouble is None)
 

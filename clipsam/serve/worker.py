@@ -83,6 +83,11 @@ class Worker:
         return self._jobs.qsize()
 
     @property
+    def drift_warnings(self) -> int:
+        """How often the scores of passed parts were found to have drifted from the calibration."""
+        return 0 if self._runs is None else self._runs.drift_warnings
+
+    @property
     def trouble(self) -> str | None:
         """Why the service is not ready; None when it is."""
         if self._closing or not self._thread.is_alive():
