@@ -213,6 +213,36 @@ def test_region_table_marks_the_outline_and_back(watch: Watched) -> None:
     assert not page.locator("#region-table").is_visible()
 
 
+def view_box(page: Any) -> list[float]:
+    return [float(part) for part in page.locator("#stage svg").get_attribute("viewBox").split()]
+
+
+def test_zoom_and_move(watch: Watched) -> None:
+    page = watch.page
+    page.locator(".tile").first.click()
+    assert view_box(page) == [0, 0, 320, 240]
+    box = page.locator("#stage .photo").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 4, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -380)  # 1.2 ** 3.8 is 2: twice as close
+    assert view_box(page) == pytest.approx([40, 60, 160, 120], abs=1)  # what is under the pointer stays there
+    page.mouse.down()
+    page.mouse.move(x - box["width"] / 8, y, steps=4)  # by 40 photo pixels before, by 20 now
+    page.mouse.up()
+    assert view_box(page) == pytest.approx([60, 60, 160, 120], abs=1)
+    assert page.locator("#regions tr.marked").count() == 0  # a drag picks no region
+    page.mouse.wheel(0, 4000)
+    assert view_box(page) == [0, 0, 320, 240]
+    page.keyboard.press("+")
+    assert view_box(page) == pytest.approx([53.3, 40, 213.3, 160], abs=0.1)
+    page.mouse.dblclick(x, y)
+    assert view_box(page) == [0, 0, 320, 240]
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowRight")
+    assert view_box(page) == [0, 0, 320, 240]  # the next photo is shown whole
+
+
 def test_an_error_says_its_sentence(watch: Watched) -> None:
     page = watch.page
     page.get_by_role("button", name="Errors", exact=True).click()
@@ -343,7 +373,7 @@ def test_ten_thousand_photos_open_and_scroll(
         page = watch.page
         start = time.perf_counter()
         page.goto(path.as_uri())
-        assert page.locator("#count").inner_text() == "10000 photos"
+        assert page.locator("#count").inner_text() == "10,000 photos"
         opened = time.perf_counter() - start
         for part in (0.25, 0.5, 0.75, 1):
             page.evaluate(f"scrollTo(0, {part} * document.body.scrollHeight)")
@@ -358,7 +388,7 @@ def test_ten_thousand_photos_open_and_scroll(
         page.locator(".tile").first.focus()
         page.keyboard.press("End")
         page.keyboard.press("Enter")
-        assert page.locator("#detail-place").inner_text() == "10000 of 10000"
+        assert page.locator("#detail-place").inner_text() == "10,000 of 10,000"
         page.keyboard.press("Escape")
         page.keyboard.press("/")
         start = time.perf_counter()

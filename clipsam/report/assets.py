@@ -1,7 +1,8 @@
 """Styles and scripts of the pages: their text, and the content policy that allows just these.
 
-Input: names of files beside this one. Output: text to put into a page. `tokens.css`, `viewer.css` and
-`viewer.js` are for every page (the report, the review page of the service). Knows nothing of runs.
+Input: names of files beside this one. Output: text to put into a page. `tokens.css`, `viewer.css`,
+`viewer.js` and `zoom.js` are for every page (the report, the review page of the service). Knows nothing of
+runs.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ function element(name, className, text) {
   return made;
 }
 
+const many = count => count.toLocaleString("en");
+
 function inWords(photo) {
   if (photo.state === "error") return photo.message;
   if (!photo.regions) return photo.state === "ng" ? "no region outlined" : "nothing found";
@@ -92,7 +94,7 @@ function choose() {
   chosen.sort((a, b) => orders[view.sort](index[a], index[b]) || a - b);
   gallery.show(chosen);
   find("count").textContent = chosen.length === index.length
-    ? `${index.length} photos` : `${chosen.length} of ${index.length} photos`;
+    ? `${many(index.length)} photos` : `${many(chosen.length)} of ${many(index.length)} photos`;
   find("nothing").hidden = chosen.length > 0;
 }
 
@@ -100,6 +102,7 @@ function choose() {
 
 const detail = find("detail");
 const large = new PhotoViewer(find("stage"), {threshold: facts.threshold});
+const zoom = new PhotoZoom(large);
 let current = 0;  // position in `chosen`
 
 large.onpick = i => markRegion(i);
@@ -118,7 +121,7 @@ function regionRow(region, number, photo) {
     [String(number + 1), "number"], [region.defect], [region.score.toFixed(3), "number"],
     [`${share < 0.01 ? "< 0.01" : share.toFixed(2)} %`, "number"], [`${x0}, ${y0}`, "number"],
   ]) row.append(element("td", name, text));
-  row.cells[3].append(element("small", "", `${region.area.toLocaleString("en")} px`));
+  row.cells[3].append(element("small", "", `${many(region.area)} px`));
   row.cells[4].append(element("small", "", `to ${x1}, ${y1}`));
   for (const kind of ["mouseenter", "focus", "click"]) row.addEventListener(kind, () => markRegion(number));
   for (const kind of ["mouseleave", "blur"]) row.addEventListener(kind, () => markRegion(-1));
@@ -133,7 +136,7 @@ function showDetail(position) {
   find("detail-name").textContent = photo.name;
   find("detail-badge").replaceWith(Object.assign(badge(photo), {id: "detail-badge"}));
   find("detail-score").textContent = photo.score === undefined ? "" : `score ${photo.score.toFixed(4)}`;
-  find("detail-place").textContent = `${position + 1} of ${chosen.length}`;
+  find("detail-place").textContent = `${many(position + 1)} of ${many(chosen.length)}`;
   find("previous").disabled = position === 0;
   find("next").disabled = position === chosen.length - 1;
   const drawn = kept?.photo || kept?.map;
@@ -143,6 +146,7 @@ function showDetail(position) {
   if (drawn) {
     apply(large);
     large.show({...kept, label: `${photo.name}, ${inWords(photo)}`});
+    zoom.reset(kept.width, kept.height);
   }
   const note = photo.state === "error" ? photo.message : kept ? kept.note : "This photo has no picture in this page.";
   find("detail-note").textContent = note;
@@ -231,6 +235,7 @@ document.addEventListener("keydown", event => {
   else if (event.key === "/" && !detail.open) { event.preventDefault(); find("search").focus(); }
   else if (event.key === "h") toggle("heat");
   else if (event.key === "o") toggle("outlines");
+  else if (detail.open && "+-".includes(event.key)) zoom.by(event.key === "+" ? 1.5 : 1 / 1.5);
   else if (detail.open && !sliding && event.key === "ArrowRight") step(1);
   else if (detail.open && !sliding && event.key === "ArrowLeft") step(-1);
 });
@@ -257,7 +262,7 @@ find("print").addEventListener("click", () => window.print());
 window.addEventListener("beforeprint", () => {
   for (const block of document.querySelectorAll("details")) block.open = true;
   find("printed").textContent = chosen.length > PRINTED
-    ? `The first ${PRINTED} of the ${chosen.length} listed photos are printed.` : "";
+    ? `The first ${PRINTED} of the ${many(chosen.length)} listed photos are printed.` : "";
   gallery.print(PRINTED);
 });
 window.addEventListener("afterprint", () => gallery.endPrint());

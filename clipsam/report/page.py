@@ -27,7 +27,7 @@ from clipsam.runs.manifest import STORY, Manifest, read_manifest, story_of
 from clipsam.runs.store import Row, is_suspicious, ranked, read_rows
 
 STYLES = ("tokens.css", "viewer.css", "page.css")
-SCRIPTS = ("viewer.js", "gallery.js", "page.js")
+SCRIPTS = ("viewer.js", "zoom.js", "gallery.js", "page.js")
 MAX_MB = 100.0
 
 
