@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -253,3 +254,34 @@ def test_sam_training_begins_from_finished_weights(tmp_path):
 def test_weights_to_begin_from_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(UsageError, match="holds no weights; expected a folder that an earlier --out"):
         app(["train", "nano", "--start", str(tmp_path), "--out", str(tmp_path)], standalone_mode=False)
+
+
+def test_the_wanted_likeness_of_states_is_one_that_directions_can_have():
+    cosines = train_clip.likeness(5)
+    assert torch.equal(cosines, cosines.T)
+    assert torch.linalg.eigvalsh(cosines).min() > -1e-6
+    flawless, *types, damage = cosines
+    assert flawless.argmax() == 0
+    assert all(kind[-1] > kind[kind < 0.99].median() > 0 > kind[0] for kind in types)
+    assert damage[0] == -1
+
+
+def test_teaching_the_text_tower_tells_states_apart(few_words):
+    """A few steps bring the sentences' cosines nearer to the wanted ones."""
+    sentences = train_clip.vocabulary_sentences(300, 1, ("bottle", "screw"))
+    tokenizer = train_clip.train_tokenizer(sentences, 300)
+    torch.manual_seed(0)
+    model = train_clip.build_clip(
+        train_clip.clip_config(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
+    )
+    wanted = train_clip.likeness(len(train_clip.TYPES) + 1)
+
+    def error() -> float:
+        words = train_clip.states(np.random.default_rng(5))[::2]
+        with torch.no_grad():
+            vectors = train_clip.encode_text(model, tokenizer, words, "cpu")
+        return float((vectors @ vectors.T - wanted).square().mean())
+
+    before = error()
+    train_clip.teach_text(model, tokenizer, replace(CLIP, text_steps=50, text_peak=3e-3), "cpu")
+    assert error() < 0.8 * before
