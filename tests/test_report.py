@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from typer.testing import CliRunner
 from clipsam.cli import report as verb
 from clipsam.drift import DriftWarning
 from clipsam.errors import RunError, UsageError
+from clipsam.report import page as report_page
 from clipsam.report.assets import content_policy
 from clipsam.report.histogram import histogram, kinds
 from clipsam.report.page import write_report
-from clipsam.report.pictures import SMALLEST
+from clipsam.report.pictures import SMALLEST, pictured
 from clipsam.runs.inspection import inspect_photos
 from clipsam.runs.manifest import read_manifest, write_manifest
 from clipsam.runs.store import read_rows
@@ -214,6 +216,23 @@ def test_photos_that_are_gone_or_changed(run: Path, tmp_path: Path) -> None:
     assert gone["photo"] is None
     assert gone["map"]
     assert (gone["width"], gone["height"]) == (900, 300)
+
+
+def test_a_huge_photo_comes_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = [0]
+    most = [0]
+
+    def counted(*arguments: Any, **options: Any) -> dict[str, Any]:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.02)
+        at_once[0] -= 1
+        return pictured(*arguments, **options)
+
+    monkeypatch.setattr(report_page, "pictured", counted)
+    monkeypatch.setattr(report_page, "PIXELS_IN_FLIGHT", 900 * 300 + 1)
+    assert len(Page(write_report(run)).photos) == 4
+    assert most == [1]
 
 
 def test_run_with_only_errors(tmp_path: Path) -> None:

@@ -9,26 +9,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from clipsam.errors import RunError, UsageError
+from clipsam.errors import PhotoError, RunError, UsageError
+from clipsam.images import photo_size
 from clipsam.report.assets import asset, content_policy
 from clipsam.report.histogram import histogram, kinds
 from clipsam.report.pictures import LARGEST, SMALLEST, pictured
+from clipsam.runs.ahead import map_ahead
 from clipsam.runs.manifest import STORY, Manifest, read_manifest, story_of
 from clipsam.runs.store import Row, is_suspicious, ranked, read_rows
 
 STYLES = ("tokens.css", "viewer.css", "page.css")
 SCRIPTS = ("viewer.js", "zoom.js", "gallery.js", "page.js")
 MAX_MB = 100.0
+PIXELS_IN_FLIGHT = 48e6  # of photos that are made small at a time; a larger one comes alone
 
 
 def write_report(
@@ -178,14 +181,20 @@ def _pictures(
     """The pictures of each row in order, as JSON; made in threads, a few ahead."""
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers, "report") as pool:
-        ahead: deque[Future[dict[str, Any]]] = deque()
-        todo = iter(rows)
-        for done in range(len(rows)):
-            while len(ahead) < 2 * workers and (row := next(todo, None)) is not None:
-                ahead.append(pool.submit(pictured, run, manifest, row, size=size, beside=beside))
-            yield _json(ahead.popleft().result())
+        work = partial(pictured, run, manifest, size=size, beside=beside)
+        made = map_ahead(pool, work, rows, weight=_pixels, depth=2 * workers, limit=PIXELS_IN_FLIGHT)
+        for done, picture in enumerate(made, start=1):
+            yield _json(picture)
             if on_photo is not None:
-                on_photo(done + 1, len(rows))
+                on_photo(done, len(rows))
+
+
+def _pixels(row: Row) -> float:
+    try:
+        width, height = photo_size(row["path"])
+    except PhotoError:  # it is gone: the overlay that stands in is as large
+        height, width = row["regions"][0]["rle"]["size"] if row["regions"] else (0, 0)
+    return float(width * height)
 
 
 def _json(value: Any) -> Markup:
