@@ -316,6 +316,23 @@ def test_who_waits_too_long_is_told_and_not_worked_for(tmp_path: Path) -> None:
         assert segmenter.calls == 2  # the first, which was in hand, and the last
 
 
+def test_a_batch_and_the_number_of_requests_are_bounded(tmp_path: Path) -> None:
+    gate = threading.Event()
+    segmenter = UploadSegmenter(gate=gate)
+    bounds = {"requests": 2, "batch_seconds": 0.4}
+    with running(tmp_path, segmenter=segmenter, **bounds) as service, ThreadPoolExecutor(2) as pool:
+        files = [("p", png(seed=seed)) for seed in range(3)]
+        batch = pool.submit(httpx.post, f"{service.url}/inspect/batch", files=files)
+        other = pool.submit(httpx.post, f"{service.url}/inspect", content=png(seed=9), timeout=20)
+        deadline = time.monotonic() + 5
+        while (third := httpx.get(f"{service.url}/api/parts")).status_code == 200:
+            assert time.monotonic() < deadline
+        assert reason(third, 503) == "busy"
+        assert {item["error"]["kind"] for item in batch.result().json()["results"]} == {"too-slow"}
+        gate.set()
+        assert other.result().status_code == 200
+
+
 def test_uploads_share_a_bounded_memory(tmp_path: Path) -> None:
     with running(tmp_path, upload_mb=1, buffer_mb=1.5, upload_seconds=5) as service:
         with socket.create_connection(address(service)) as wire:

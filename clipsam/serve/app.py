@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from concurrent.futures import Future
 from typing import Annotated, Any
 
@@ -196,9 +197,11 @@ def _add_inspection(app: FastAPI, worker: Worker, limits: Limits, metrics: Metri
     async def batch(request: Request) -> Batch:
         """Inspect the files of a form, in order; a photo that fails has its own error and harms no other."""
         results = []
+        end = time.monotonic() + limits.batch_seconds
         for index, data in enumerate(await _files(request, limits.batch)):
+            left = max(0.001, end - time.monotonic())
             try:
-                outcome = await _answer(worker, data, limits.seconds)
+                outcome = await _answer(worker, data, min(limits.seconds, left))
             except Refused as reason:
                 metrics.refused(reason.kind)
                 metrics.failed()

@@ -63,6 +63,7 @@ class Guard:
         self._on_refusal = on_refusal
         self._on_answer = on_answer
         self._buffered = 0  # bytes of bodies in memory, promised or there
+        self._active = 0  # requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,8 +72,11 @@ class Guard:
         headers = Headers(scope=scope)
         reserved = 0
         send = _hardened(send, lambda status: self._on_answer(_route(scope), status))
+        self._active += 1
         try:
             self._check_caller(scope, headers)
+            if self._active > self._limits.requests:
+                raise Refused(503, "busy", "too many requests at a time; try again", **{"Retry-After": "2"})
             reserved = self._reserve(headers)
             body = await self._body(receive, reserved)
             await self._app(scope, _replayed(body, receive), send)
@@ -86,6 +90,7 @@ class Guard:
             await response(scope, receive, send)
         finally:
             self._buffered -= reserved
+            self._active -= 1
 
     def _check_caller(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")

@@ -16,9 +16,10 @@ class Limits:
     batch: int = 32  # photos in one request
     queue: int = 16  # photos that wait for the models; more are refused with 503
     seconds: float = 30.0  # from the whole upload to the answer of one photo, else 504
+    batch_seconds: float = 120.0  # for all photos of one request; the rest of them then has the error
     upload_seconds: float = 20.0  # for the body to arrive, else 408
     header_seconds: float = 10.0  # for the head of a request to arrive, else the connection is closed
-    connections: int = 64  # at a time; more are refused with 503
+    requests: int = 64  # at a time; more are refused with 503
     buffer_mb: float = 512.0  # of all bodies that are in memory at a time; more are refused with 503
 
     def __post_init__(self) -> None:

@@ -35,7 +35,9 @@ from clipsam.store import Part, Station
 PICTURE_BYTES = 400_000  # of one part as the page shows it
 THUMBNAIL = 220  # pixels along the longer side
 BINS = 50  # of the histogram of scores over [0, 1]
-NEWEST = 20_000  # parts that the histogram counts
+NEWEST = 5_000  # parts that the histogram counts
+
+_PICTURING = threading.BoundedSemaphore(2)  # large photos are decoded for it: not many at a time
 
 PartId = Annotated[int, Field(ge=1, le=2**53)]
 Text = Annotated[str, Query(max_length=200)]
@@ -203,7 +205,9 @@ def _add_parts(app: FastAPI, station: Station) -> None:
     )
     def thumbnail(part: PartId) -> Response:
         """A small picture of a part, its regions drawn in."""
-        return Response(_thumbnail(_part(station, part)), media_type="image/jpeg")
+        found = _part(station, part)
+        with _PICTURING:
+            return Response(_thumbnail(found), media_type="image/jpeg")
 
     @app.post("/api/parts/{part}/verdicts", responses=errors(404, 422, 500), status_code=201, tags=["review"])
     async def verdict(part: PartId, said: NewVerdict) -> Listed:
@@ -317,7 +321,8 @@ def _shown(part: Part) -> Shown:
     if part.error is not None:
         nothing: dict[str, Any] = {"photo": None, "map": None, "note": "", "more": 0, "regions": []}
         return Shown(**common, **nothing, width=4, height=3, error=part.error["message"])
-    found = pictured(folder, manifest, part.as_row(), size=PICTURE_BYTES, beside=folder)
+    with _PICTURING:
+        found = pictured(folder, manifest, part.as_row(), size=PICTURE_BYTES, beside=folder)
     outlines = [
         Outline(id=stored.id, verdict=stored.verdict, **region)
         for stored, region in zip(part.regions, found["regions"], strict=False)

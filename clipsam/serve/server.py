@@ -102,7 +102,7 @@ def make_server(app: ASGIApp, host: str, port: int, limits: Limits, **tls: Any) 
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=limits.connections,
+        limit_concurrency=4 * limits.requests,  # of connections, idle ones too; requests are the guard's
         timeout_keep_alive=5,
         timeout_graceful_shutdown=10,
         h11_max_incomplete_event_size=16_384,
