@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
+import importlib.util
 import resource
 import threading
 import time
@@ -199,6 +201,18 @@ def test_leaving_the_loop_lets_the_source_go() -> None:
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+@pytest.mark.slow
+def test_the_embedded_pair_behind_a_camera_that_gives_too_much() -> None:
+    """The short version of eval/bench_stream.py, which takes 20,000 frames."""
+    path = Path(__file__).parent.parent / "eval" / "bench_stream.py"
+    spec = importlib.util.spec_from_file_location("bench_stream", path)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    options = {"frames": 3000, "rate": 100.0, "deadline_ms": 4000.0, "side": 256, "preset": "nano"}
+    found = bench.measure(argparse.Namespace(**options))
+    assert all(found["holds"].values()), found
 
 
 @pytest.mark.parametrize("wrong", [{"deadline_ms": 0}, {"deadline_ms": float("nan")}, {"queue": 0}])
