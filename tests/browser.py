@@ -67,6 +67,10 @@ def until(page: Any, script: str, seconds: float = 8.0) -> None:
         page.wait_for_timeout(20)
 
 
-def fits(page: Any) -> bool:
-    """Whether the page needs no scrolling to the side."""
-    return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+def fits(page: Any, within: str = "html") -> bool:
+    """Whether the page, or all that scrolls of what `within` selects, needs no scrolling to the side."""
+    return page.evaluate(
+        """selector => [...document.querySelectorAll(selector)].every(e => e.scrollWidth <= e.clientWidth
+          || !(e === document.documentElement || /auto|scroll/.test(getComputedStyle(e).overflowX)))""",
+        within,
+    )

@@ -55,7 +55,8 @@ def watch(request: pytest.FixtureRequest, chromium: Any, report: Path) -> Iterat
     with watched(chromium, viewport=request.param, offline=True) as watch:
         watch.page.goto(report.as_uri())
         yield watch
-        assert fits(watch.page)
+        watch.page.evaluate("document.querySelectorAll('details').forEach(block => { block.open = true; })")
+        assert fits(watch.page, "*")
         watch.assert_quiet()
         assert {url.split(":")[0] for url in watch.requests} <= {"file", "data"}
         assert [url for url in watch.requests if url.startswith("file:")] == [report.as_uri()]
