@@ -241,6 +241,10 @@ def test_run_with_only_errors(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path / "run"))
     assert [entry["state"] for entry in page.index] == ["error"]
     assert page.photos == {}
+    assert "no verdict" in page.text
+    calibration = {"id": "c0", "false_alarms": 0.05, "good_photos": 20, "score_threshold": 0.5}
+    write_manifest(tmp_path / "run", read_manifest(tmp_path / "run") | {"calibration": calibration})
+    assert "no verdict" not in Page(write_report(tmp_path / "run")).text
 
 
 def test_calibrated_run_has_verdicts(run: Path) -> None:

@@ -95,9 +95,9 @@ def _page(
     environment.filters["shown"] = shown
     style, script = asset(*STYLES), asset(*SCRIPTS)
     bars, tallest = histogram(rows)
-    calibrated = any(row.get("is_defective") is not None for row in rows)
-    words = {"ng": "NG", "ok": "OK"} if calibrated else {"ng": "suspicious", "ok": "nothing found"}
     calibration = manifest.get("calibration") or {}
+    calibrated = bool(calibration) or any(row.get("is_defective") is not None for row in rows)
+    words = {"ng": "NG", "ok": "OK"} if calibrated else {"ng": "suspicious", "ok": "nothing found"}
     threshold = calibration.get("pixel_threshold", manifest.get("pixel_threshold"))
     settings = {key: value for key, value in manifest.items() if key not in STORY}
     return environment.get_template("page.html.j2").generate(
