@@ -53,6 +53,15 @@ def choices() -> dict[str, Preset]:
         found[f"masks lift {change}"] = replace(
             plain, fusion=masks_alone, sam_settings=replace(plain.sam_settings, **change)
         )
+    for weight in (0.5, 0.75, 1.0):
+        fusion = FusionSettings(weight=weight)
+        found[f"masks lift fully, weight {weight}"] = replace(plain, fusion=fusion)
+        fusion = replace(fusion, edge_weight=0.4, edge_guide=0.015)
+        found[f"masks lift fully, weight {weight}, and photo"] = replace(plain, fusion=fusion)
+    both = replace(masks_alone, edge_weight=0.4, edge_guide=0.015)
+    for strategy in ("mmr", "cascade"):
+        asked = replace(plain.sam_settings, strategy=strategy)
+        found[f"masks lift {strategy} and photo"] = replace(plain, fusion=both, sam_settings=asked)
     return found
 
 

@@ -70,11 +70,16 @@ def train_clip(config: ClipTraining, folder: Path, device: str = "cpu", start: P
     """Train to the end, going on from `folder/clip.ckpt` where there is one; return the folder of the
     finished weights.
 
-    `start` is a folder of finished weights to begin from instead of random ones; its text tower is kept.
+    `start` is a folder of finished weights to begin from instead of random ones; its text tower and tokenizer
+    are kept.
     """
     torch.manual_seed(config.seed)
     timm.layers.set_fused_attn(device != "cpu")  # on CPUs its backward pass takes four times as long
-    tokenizer = train_tokenizer(vocabulary_sentences(40_000, config.seed, product_names()), config.vocabulary)
+    tokenizer = (
+        PreTrainedTokenizerFast.from_pretrained(start)
+        if start
+        else train_tokenizer(vocabulary_sentences(40_000, config.seed, product_names()), config.vocabulary)
+    )
     architecture = clip_config(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
     model = build_clip(architecture).to(device, memory_format=torch.channels_last).train()
     with torch.no_grad():
