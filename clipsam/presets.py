@@ -121,8 +121,12 @@ NANO = Preset(
     # Chosen on rendered validation pictures alone: eval/select_nano.py.
     heatmap=HeatmapSettings(attention="plain", sizes=(256, 384), temperature=0.05, smoothing=0.01),
     regions=RegionSettings(low=0.5, high=0.73, max_regions=5),
-    # eval/select_sam.py: on rendered pictures masks win most in full, and the photo's own cue on top of them.
-    fusion=FusionSettings(weight=1.0, edge_weight=0.4, edge_guide=0.015, score="coarse", min_area=3e-4),
+    # eval/select_sam.py: the photo's own cue wins on rendered pictures. There masks that count in full win
+    # more still, but SAM-nano, which saw no other pictures, now and then swallows a whole part: so they
+    # count as far as CLIP agrees.
+    fusion=FusionSettings(
+        weighting="agreement", edge_weight=0.4, edge_guide=0.015, score="coarse", min_area=3e-4
+    ),
     # Cells of pixels and the stages of the stem together say best how two photos differ.
     layers=LayerSettings(size=512, depths=(), strides=(8, 16), cells=(8, 16), grid=8, scaling="spread"),
     reference_settings=ReferenceSettings(smoothing=0.012, mixing="odds", text_weight=0.15, excess_weight=0.3),

@@ -49,7 +49,7 @@ def train_head(
         logits = type_logits(patches, normal, abnormal, scale)
         logits = F.interpolate(logits, size=targets.shape[-2:], mode="bilinear")
         truth = targets.to(device).float()
-        losses = dense_losses(logits, truth, truth.shape[1] - 1, sharpness, types=0.1)
+        losses = dense_losses(logits, truth, truth.shape[1] - 1, sharpness, types=0.1, names=0.6)
         sum(losses.values(), torch.zeros((), device=device)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
