@@ -316,21 +316,34 @@ def test_who_waits_too_long_is_told_and_not_worked_for(tmp_path: Path) -> None:
         assert segmenter.calls == 2  # the first, which was in hand, and the last
 
 
-def test_a_batch_and_the_number_of_requests_are_bounded(tmp_path: Path) -> None:
+def test_requests_at_a_time_are_bounded(tmp_path: Path) -> None:
     gate = threading.Event()
     segmenter = UploadSegmenter(gate=gate)
-    bounds = {"requests": 2, "batch_seconds": 0.4}
-    with running(tmp_path, segmenter=segmenter, **bounds) as service, ThreadPoolExecutor(2) as pool:
-        files = [("p", png(seed=seed)) for seed in range(3)]
-        batch = pool.submit(httpx.post, f"{service.url}/inspect/batch", files=files)
-        other = pool.submit(httpx.post, f"{service.url}/inspect", content=png(seed=9), timeout=20)
-        deadline = time.monotonic() + 5
-        while (third := httpx.get(f"{service.url}/api/parts")).status_code == 200:
+    with running(tmp_path, segmenter=segmenter, requests=1) as service, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(httpx.post, f"{service.url}/inspect", content=png(), timeout=20)
+        deadline = time.monotonic() + 10
+        while (second := httpx.get(f"{service.url}/api/parts")).status_code == 200:
             assert time.monotonic() < deadline
-        assert reason(third, 503) == "busy"
-        assert {item["error"]["kind"] for item in batch.result().json()["results"]} == {"too-slow"}
+        assert reason(second, 503) == "busy"
         gate.set()
-        assert other.result().status_code == 200
+        assert first.result().status_code == 200
+
+
+def test_a_batch_waits_for_room_and_not_for_ever(tmp_path: Path) -> None:
+    gate = threading.Event()
+    segmenter = UploadSegmenter(gate=gate)
+    files = [("p", png(seed=seed)) for seed in range(3)]
+    with running(tmp_path, segmenter=segmenter, queue=1, batch_seconds=1.5) as service:
+
+        def inspect(_: int) -> list[dict[str, Any]]:
+            return httpx.post(f"{service.url}/inspect/batch", files=files, timeout=20).json()["results"]
+
+        with ThreadPoolExecutor(4) as pool:
+            found = [item for results in pool.map(inspect, range(4)) for item in results]
+            assert {item["error"]["kind"] for item in found} == {"too-slow"}
+            gate.set()
+            found = [item for results in pool.map(inspect, range(4)) for item in results]
+            assert [item["error"] for item in found] == [None] * 12
 
 
 def test_uploads_share_a_bounded_memory(tmp_path: Path) -> None:

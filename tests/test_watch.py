@@ -268,11 +268,23 @@ def test_it_stops_when_told_and_leaves_the_rest(line: Line) -> None:
     assert len(line.rows()) == 20
 
 
-def test_other_settings_on_the_same_day_are_refused(line: Line) -> None:
+def test_other_settings_on_the_same_day_begin_another_run(line: Line) -> None:
     line.put("a.png")
     line.watch().run()
-    line.segmenter = FakeSegmenter("other")
-    with pytest.raises(RunError, match="preset was"):
+    first, line.segmenter = line.segmenter, FakeSegmenter("other")
+    line.put("b.png")
+    assert line.watch().run().photos == 1
+    line.segmenter = first
+    line.put("c.png")
+    assert line.watch().run().photos == 1
+    assert [Path(row["path"]).name for row in line.rows()] == ["a.png", "c.png"]
+    assert [Path(row["path"]).name for row in line.rows(f"{DAY}-2")] == ["b.png"]
+
+
+def test_a_folder_that_is_no_run_is_not_written_into(line: Line) -> None:
+    (line.out / DAY).mkdir(parents=True)
+    (line.out / DAY / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="not a run folder"):
         line.runs()
 
 

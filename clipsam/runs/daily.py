@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipsam.images import MAX_PIXELS, Photo
-from clipsam.runs.manifest import Manifest, now, open_run, story_of, write_manifest
+from clipsam.runs.manifest import Manifest, OtherSettings, now, open_run, story_of, write_manifest
 from clipsam.runs.pictures import PictureOptions, shortened, write_pictures
 from clipsam.runs.store import ResultStore, Row, result_row
 
@@ -35,9 +36,9 @@ class DailyRuns:
     """The run of today; call from one thread. Close it at the end.
 
     `settings` is what decides the results (the segmenter's manifest), `root` a folder above all photos. The
-    run of a day goes on after a restart, under the same settings (else `RunError`). `warn` takes a sentence
-    where the scores of passed parts drift away from the `calibration`, or the store fails. `known` holds path
-    and SHA-256 of what the newest run had when this one was opened.
+    run of a day goes on after a restart; under other settings another one is begun beside it. `warn` takes a
+    sentence where the scores of passed parts drift away from the `calibration`, or the store fails. `known`
+    holds path and SHA-256 of what the newest run had when this one was opened.
     """
 
     def __init__(
@@ -90,11 +91,14 @@ class DailyRuns:
         row = result_row(path, photo.sha256, result, seconds)
         row["stages"] = {name: spent for name, spent in row["stages"].items() if spent > 0}
         row["stages"]["write"] = round(time.perf_counter() - start, 4)
-        return self.add(row | {"files": files})
+        return self._append(row | {"files": files})
 
     def add(self, row: Row) -> Row:
-        """Write a row whose pictures are written, or that has none; gives it as it was written."""
+        """Write a row that has no pictures; gives it as it was written."""
         self._turn()
+        return self._append(row)
+
+    def _append(self, row: Row) -> Row:
         assert self._results is not None
         row = {**row, "time": now()}
         self._results.append(row)
@@ -138,9 +142,7 @@ class DailyRuns:
             return
         self.close()
         self._open_day = day
-        self.folder = self._out / day
-        manifest = open_run(self.folder, self._settings, root=self._root, inputs=self._inputs)
-        self._manifest = manifest
+        self._manifest = self._open(day)
         self._results = ResultStore(self.folder / "results.jsonl")
         rows = list(self._results.rows.values())
         self._story = story_of(rows)
@@ -153,6 +155,16 @@ class DailyRuns:
             self.known = {(row["path"], row["sha256"]) for row in rows} | self._before
         self._keeper = self._kept(rows) if self._station is not None else None
         self._write_manifest("running")
+
+    def _open(self, day: str) -> Manifest:
+        """Today's run under these settings: a station that was calibrated anew at noon has two."""
+        for number in count(1):
+            self.folder = self._out / (day if number == 1 else f"{day}-{number}")
+            try:
+                return open_run(self.folder, self._settings, root=self._root, inputs=self._inputs)
+            except OtherSettings:
+                continue
+        raise AssertionError  # counting has no end
 
     def _kept(self, earlier: list[Row]) -> Keeper:
         """A keeper of the day; it registers the run itself, since the store may be away just now."""

@@ -44,6 +44,10 @@ _LIBRARIES = (
 )  # fmt: skip
 
 
+class OtherSettings(RunError):
+    """The folder holds a run that was made with other settings."""
+
+
 def open_run(
     folder: Path,
     settings: Manifest,
@@ -165,7 +169,7 @@ def now() -> str:
 def _check_same(folder: Path, manifest: Manifest, settings: Manifest, root: Path) -> None:
     before = {key: value for key, value in manifest.items() if key not in STORY}
     if changed := differences(before, settings):
-        raise RunError(
+        raise OtherSettings(
             f"{folder} holds a run with other settings: {in_short(changed)}; choose another --out, or "
             "--overwrite"
         )

@@ -201,7 +201,7 @@ def _add_inspection(app: FastAPI, worker: Worker, limits: Limits, metrics: Metri
         for index, data in enumerate(await _files(request, limits.batch)):
             left = max(0.001, end - time.monotonic())
             try:
-                outcome = await _answer(worker, data, min(limits.seconds, left))
+                outcome = await _answer(worker, data, min(limits.seconds, left), waits=True)
             except Refused as reason:
                 metrics.refused(reason.kind)
                 metrics.failed()
@@ -231,11 +231,15 @@ async def _files(request: Request, most: int) -> list[bytes]:
     return found
 
 
-async def _answer(worker: Worker, data: bytes, seconds: float) -> Inspected:
-    """What the worker finds, waited for at most `seconds`; raises `Refused` with the reason."""
+async def _answer(worker: Worker, data: bytes, seconds: float, *, waits: bool = False) -> Inspected:
+    """What the worker finds, waited for at most `seconds`; raises `Refused` with the reason.
+
+    `waits`: for room in the queue too, as the photos of a batch do.
+    """
     try:
-        future: Future[Inspected] = worker.submit(data)
-        return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+        async with asyncio.timeout(seconds):
+            future = await _submitted(worker, data) if waits else worker.submit(data)
+            return await asyncio.wrap_future(future)
     except Busy as error:
         raise Refused(503, "busy", str(error), **{"Retry-After": str(worker.retry_after)}) from error
     except TimeoutError as error:
@@ -249,4 +253,14 @@ async def _answer(worker: Worker, data: bytes, seconds: float) -> Inspected:
             raise
         raise Refused(503, "busy", "the service is shutting down", **{"Retry-After": "5"}) from None
     except Exception as error:
-        raise Refused(500, "failed", f"the segmenter failed on this photo: {type(error).__name__}") from error
+        raise Refused(500, "failed", f"the service failed on this photo: {type(error).__name__}") from error
+
+
+async def _submitted(worker: Worker, data: bytes) -> Future[Inspected]:
+    while True:
+        try:
+            return worker.submit(data)
+        except Busy:
+            if worker.trouble is not None:
+                raise
+            await asyncio.sleep(0.05)

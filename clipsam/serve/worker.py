@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FAILURES_IN_A_ROW = 3  # of the segmenter, not of photos: then the service is not ready any more
+FAILURES_IN_A_ROW = 3  # of the models or the disk, not of photos: then the service is not ready
 
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"BM": ".bmp", b"RIFF": ".webp", b"P5": ".pgm"}
 _SUFFIXES |= {b"P6": ".ppm", b"II": ".tiff", b"MM": ".tiff"}
@@ -93,7 +93,7 @@ class Worker:
         if self._closing or not self._thread.is_alive():
             return "the service is shutting down"
         if self._failures >= FAILURES_IN_A_ROW:
-            return f"the segmenter failed on the last {self._failures} photos"
+            return f"the last {self._failures} photos could not be inspected or kept; see the log"
         return None
 
     @property
