@@ -74,26 +74,39 @@ def main() -> int:
 
 
 def all_scores(segmenter: AnomalySegmenter, data: Path, kept: Path, limit: int | None) -> Scores:
-    """Scores of all sets and of rendered parts; from the file where it was made with the same setup."""
+    """Scores of all sets and of rendered parts. What the file holds of this setup is taken from it; every
+    set is added to it as it is done, so that an interrupted run goes on.
+    """
     setup = bound(segmenter.manifest()) | {"photos": [RENDERED, BAD, REFERENCES]}
-    if kept.exists() and (before := json.loads(kept.read_text()))["setup"] == setup:
-        return {
-            name: {split: [PhotoScore(*row) for row in rows] for split, rows in parts.items()}
-            for name, parts in before["scores"].items()
-        }
-    scores: Scores = {}
+    scores = _read(kept, setup)
     for kind, root in (("mvtec", data / "mvtec_ad"), ("folder", data / "industrial")):
         for category in open_dataset(kind, root).categories:
-            scores |= category_scores(segmenter.about(category.product), category, limit)
-            print(f"{category.name}: {sum(map(len, scores[category.name].values()))} photos", flush=True)
-    scores["rendered"] = {"test": list(rendered_scores(segmenter, limit or RENDERED))}
+            if category.name not in scores:
+                scores |= category_scores(segmenter.about(category.product), category, limit)
+                _keep(kept, setup, scores, limit)
+                print(f"{category.name}: {sum(map(len, scores[category.name].values()))} photos", flush=True)
+    if "rendered" not in scores:
+        scores["rendered"] = {"test": list(rendered_scores(segmenter, limit or RENDERED))}
+        _keep(kept, setup, scores, limit)
+    return scores
+
+
+def _read(kept: Path, setup: dict[str, Any]) -> Scores:
+    if not kept.exists() or (before := json.loads(kept.read_text()))["setup"] != setup:
+        return {}
+    return {
+        name: {split: [PhotoScore(*row) for row in rows] for split, rows in parts.items()}
+        for name, parts in before["scores"].items()
+    }
+
+
+def _keep(kept: Path, setup: dict[str, Any], scores: Scores, limit: int | None) -> None:
     if limit is None:
         rows = {
             name: {split: [list(asdict(photo).values()) for photo in found] for split, found in parts.items()}
             for name, parts in scores.items()
         }
         kept.write_text(json.dumps({"setup": setup, "scores": rows}) + "\n")
-    return scores
 
 
 def category_scores(segmenter: AnomalySegmenter, category: Category, limit: int | None) -> Scores:
