@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 from scipy.special import expit, logit
 
@@ -115,6 +116,49 @@ def test_sharpen_relief_first_then_the_guided_filter() -> None:
     np.testing.assert_allclose(sharpen(coarse, photo(), both), expected, atol=1e-5)
     alone = sharpen(coarse, photo(), FusionSettings(edge_guide=0.015))
     np.testing.assert_allclose(alone, expit(guided(logit(coarse), photo(), 0.015)), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (900, 1300), (1401, 333)])
+def test_sharpen_equals_the_plain_filters_of_scipy(shape: tuple[int, int]) -> None:
+    random = np.random.default_rng(2)
+    noise = ndimage.gaussian_filter(random.normal(size=(*shape, 3)), (3, 3, 0))
+    pixels = np.clip(600 * noise + 128, 0, 255).astype(np.uint8)
+    coarse = np.clip(0.5 + 20 * ndimage.gaussian_filter(random.normal(size=shape), 20), 0, 1)
+    settings = replace(SHARP, edge_guide=0.015)
+    found = sharpen(coarse.astype(np.float32), pixels, settings)
+    np.testing.assert_allclose(found, plain_sharpen(coarse, pixels, settings), atol=1e-5)
+    assert np.ptp(found) > 0.3
+
+
+def plain_sharpen(coarse: np.ndarray, pixels: np.ndarray, settings: FusionSettings) -> np.ndarray:
+    """The definition in float64: each filter by scipy, nothing shared, nothing cached."""
+    height, width = pixels.shape[:2]
+    scale = min(1, 640 / max(height, width))
+    size = (round(width * scale), round(height * scale))
+    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX)) / 255
+    side = max(size)
+    wide = small
+    for _ in range(3):
+        wide = ndimage.uniform_filter(wide, (box := round(2 * settings.edge_scale * side), box, 1))
+    fine = ndimage.gaussian_filter(small, (0.002 * side, 0.002 * side, 0))
+    distance = np.sqrt(((fine - wide) ** 2).sum(axis=-1))
+    found = np.minimum(distance / max(np.sqrt((distance**2).mean()), 0.02), 4)
+    found = found - ndimage.gaussian_filter(found, settings.edge_reach * side)
+    logits = logit(np.clip(coarse, 1e-3, 1 - 1e-3)) + settings.edge_weight * fitted(found, (width, height))
+
+    def mean(field: np.ndarray) -> np.ndarray:
+        return ndimage.uniform_filter(field, 2 * round(settings.edge_guide * side) + 1)
+
+    grey, target = small.mean(axis=-1), fitted(logits, size)
+    slope = (mean(grey * target) - mean(grey) * mean(target)) / (mean(grey**2) - mean(grey) ** 2 + 1e-3)
+    offset = mean(target) - slope * mean(grey)
+    slope, offset = (fitted(mean(field), (width, height)) for field in (slope, offset))
+    return expit(slope * pixels.mean(axis=-1) / 255 + offset)
+
+
+def fitted(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    picture = Image.fromarray(values.astype(np.float32))
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR), np.float64)
 
 
 @pytest.mark.parametrize(
