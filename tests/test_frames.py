@@ -56,6 +56,15 @@ def test_every_third_frame_beside_photos(film: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_another_film_of_the_same_name_and_other_frames_do_not_mix(film: Path, tmp_path: Path) -> None:
+    (first,) = with_frames([str(film)], tmp_path / "frames")
+    (thinned,) = with_frames([str(film)], tmp_path / "frames", 3)
+    film.write_bytes(film.read_bytes() + b"more")
+    (second,) = with_frames([str(film)], tmp_path / "frames")
+    assert len({first, thinned, second}) == 3
+    assert [len(list(Path(place).iterdir())) for place in (first, thinned, second)] == [7, 3, 7]
+
+
 def test_what_cannot_be_taken_apart_is_told(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,11 +72,9 @@ def test_what_cannot_be_taken_apart_is_told(
     broken.write_bytes(b"no film" * 50)
     with pytest.raises(SourceError, match=r"broken\.mp4"):
         with_frames([str(broken)], tmp_path / "frames")
-    twin = tmp_path / "other" / "film.avi"
-    twin.parent.mkdir()
-    twin.write_bytes(film.read_bytes())
-    with pytest.raises(UsageError, match="the same name"):
-        with_frames([str(film), str(twin)], tmp_path / "frames")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be written"):
+        with_frames([str(film)], tmp_path / "file")
     assert with_frames(["no/such/film.mp4"], tmp_path / "frames") == ["no/such/film.mp4"]
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(MissingExtra, match=r"clipsam\[video\]"):

@@ -13,30 +13,28 @@ from pathlib import Path
 from PIL import Image
 
 from clipsam.errors import UsageError
+from clipsam.images import file_sha256
 from clipsam.sources import VIDEO_SUFFIXES, Video
 
 
 def with_frames(
     inputs: Sequence[str], folder: Path, every: int = 1, on_video: Callable[[Path, int], None] | None = None
 ) -> list[str]:
-    """`inputs` with the frames of each video file in `folder`/NAME/000000.png ... instead of the video.
+    """`inputs` with the frames of each video file, as `folder`/NAME/000000.png ..., instead of the video.
 
-    Every `every`-th frame is taken and keeps its number in the video. `on_video` hears of each, with how many
+    NAME has the video's hash and `every` in it: another film, or other frames, never mix with these. Every
+    `every`-th frame is taken and keeps its number in the video. `on_video` hears of each, with how many
     frames. Raises `SourceError` for a file that is no video, `MissingExtra` without OpenCV, and `UsageError`
-    for two videos of the same name or a folder that cannot be written.
+    for a folder that cannot be written.
     """
     found: list[str] = []
-    taken: dict[Path, str] = {}
     for given in inputs:
         path = Path(given).expanduser()
         if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
             found.append(given)
             continue
-        place = folder / path.name
-        if taken.setdefault(place, given) != given:
-            raise UsageError(
-                f"{taken[place]} and {given} have the same name; inspect each into an --out of its own"
-            )
+        thinned = f"-every-{every}" if every > 1 else ""
+        place = folder / f"{path.name}-{file_sha256(path)[:8]}{thinned}"
         count = _write(path, place, every)
         if on_video is not None:
             on_video(path, count)
