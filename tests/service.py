@@ -75,7 +75,7 @@ def running(
         segmenter, queue_size=bounds.queue, max_pixels=bounds.max_pixels, runs=runs, photos=photos
     )
     app, guarded = create_app(worker, bounds, token=token)
-    add_review(app, station, segmenter, roi_file=out / "roi.json", token=token)
+    add_review(app, station, segmenter, roi_file=out / "roi.json", token=token, limits=bounds)
     server = make_server(guarded, "127.0.0.1", 0, bounds)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -145,6 +145,22 @@ def test_a_region_of_interest_is_saved_and_checked(http: httpx.Client, service: 
     assert http.get("/api/roi").json()["zones"]["include"] == zones["include"]
 
 
+def test_what_is_drawn_is_bounded_and_what_a_file_says_is_shown_whole(
+    http: httpx.Client, service: Service
+) -> None:
+    square = [[0, 0], [17_000, 0], [17_000, 17_000], [0, 17_000]]
+    start = time.monotonic()
+    answer = http.put("/api/roi", json={"photo_size": [17_000, 17_000], "include": [square]})
+    assert answer.status_code == 413
+    assert answer.json()["error"]["kind"] == "too-large"
+    assert time.monotonic() - start < 5  # nothing was filled
+    small = {"photo_size": [60, 40], "include": [[[0, 0], [9, 0], [9, 9]]] * 21}
+    assert http.put("/api/roi", json=small).status_code == 422
+    steps = [(x / 20, 30 if x % 2 else 31) for x in range(1000)]
+    Roi((60, 40), ((*steps, (55, 1)),)).save(service.roi, "plate")  # drawn with another tool
+    assert len(http.get("/api/roi").json()["zones"]["include"][0]) == 1001
+
+
 # ---- the page
 
 

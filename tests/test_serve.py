@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib.util
 import io
@@ -24,12 +25,15 @@ import pytest
 from PIL import Image
 from service import TOKEN, Service, UploadSegmenter, encoded, png, red, running
 
-from clipsam.cli.serve import serve_command
-from clipsam.errors import MissingExtra, StoreError, UsageError
+from clipsam.calibrate import Calibration, PhotoScore
+from clipsam.cli.serve import bound, serve_command
+from clipsam.conformal import rate_of
+from clipsam.errors import CalibrationError, MissingExtra, StoreError, UsageError
 from clipsam.result import Region
 from clipsam.runs.store import read_rows
+from clipsam.serve.guard import PIECE, is_loopback, replayed
 from clipsam.serve.limits import Limits
-from clipsam.serve.server import is_loopback, token_for
+from clipsam.serve.server import token_for
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +220,10 @@ def test_paths_lead_nowhere(http: httpx.Client, service: Service, path: str) -> 
 
 
 def test_other_names_and_pages_of_other_sites_are_refused(http: httpx.Client) -> None:
-    assert reason(http.get("/readyz", headers={"Host": "evil.example"}), 403) == "wrong-host"
+    for host in ("evil.example", "127.0.0.1.evil.example", "10.0.0.7:8000", ""):
+        assert reason(http.get("/readyz", headers={"Host": host}), 403) == "wrong-host"
+    for host in ("localhost:9", "127.0.0.2", "[::1]:8000"):  # each may be what --host said
+        assert http.get("/readyz", headers={"Host": host}).status_code == 200
     origin = {"Origin": "https://evil.example"}
     assert reason(http.post("/inspect", content=png(), headers=origin), 403) == "wrong-origin"
     own = {"Origin": str(http.base_url).rstrip("/")}
@@ -428,6 +435,52 @@ def test_with_a_token_nothing_of_the_plant_is_told_without_it(tmp_path: Path) ->
         assert service.segmenter.calls == 1
 
 
+def test_who_has_no_token_takes_no_room(tmp_path: Path) -> None:
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    with running(tmp_path, token=TOKEN, upload_mb=1, buffer_mb=1.5, requests=2, upload_seconds=9) as service:
+        wires = [socket.create_connection(address(service)) for _ in range(3)]
+        for wire, method in zip(wires, ("GET", "POST", "POST"), strict=True):
+            head = f"{method} /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999\r\n\r\n"
+            wire.sendall(head.encode() + bytes(1000))
+        time.sleep(0.3)
+        assert httpx.post(f"{service.url}/inspect", content=bytes(700_000), headers=right).status_code == 415
+        assert received(wires[0]).split()[1] == b"200"
+        assert received(wires[1]).split()[1] == b"401"
+        for wire in wires:
+            wire.close()
+
+
+def test_the_body_comes_in_pieces_between_which_others_have_their_turn() -> None:
+    turns: list[str] = []
+
+    async def other() -> None:
+        while True:
+            turns.append("other")
+            await asyncio.sleep(0)
+
+    async def read(body: bytes) -> bytes:
+        async def never() -> Any:
+            raise AssertionError
+
+        receive, parts = replayed(body, never), []
+        beside = asyncio.create_task(other())
+        more = True
+        while more:
+            message = await receive()
+            turns.append("piece")
+            parts.append(message["body"])
+            more = message["more_body"]
+        beside.cancel()
+        return b"".join(parts)
+
+    for length in (0, 1, PIECE, PIECE + 1, 3 * PIECE):
+        turns.clear()
+        body = bytes(range(256)) * (length // 256) + bytes(length % 256)
+        assert asyncio.run(read(body)) == body
+        assert turns.count("piece") == max(1, -(-length // PIECE))
+        assert "piece piece" not in " ".join(turns)
+
+
 def test_other_addresses_need_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLIPSAM_TOKEN", raising=False)
     assert token_for("127.0.0.1", None) is None
@@ -449,6 +502,22 @@ def test_other_addresses_need_a_token(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CLIPSAM_TOKEN", TOKEN)
     assert token_for("0.0.0.0", None) == TOKEN
     assert token_for("localhost", None) == TOKEN
+
+
+def test_a_port_is_taken_from_the_start_on() -> None:
+    with bound("127.0.0.1", 0) as first, pytest.raises(UsageError, match="choose another --port"):
+        bound("127.0.0.1", first.getsockname()[1])
+
+
+def test_a_calibration_of_photos_that_were_read_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = tuple(PhotoScore(f"{number}.png", str(number), number / 10, 0.1) for number in range(9))
+    segmenter = UploadSegmenter()
+    segmenter.calibration = Calibration(rate_of("10%"), good, {}, bit_depth=12)  # type: ignore[attr-defined]
+    monkeypatch.setattr("clipsam.cli._options.load_segmenter", lambda *_, **__: segmenter)
+    with pytest.raises(CalibrationError, match="made with --bit-depth 12"):
+        serve_command(port=0, keep=False)
 
 
 def test_without_the_extra_its_install_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

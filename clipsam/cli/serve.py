@@ -80,7 +80,7 @@ def serve_command(
 
     limits = Limits(upload_mb=upload_mb, megapixels=megapixels, queue=queue, seconds=seconds)
     token = token_for(host, token_file)
-    socket = _bound(host, port)
+    socket = bound(host, port)
     station = open_station(store) if keep else None
     segmenter = options.load_segmenter(
         preset,
@@ -96,6 +96,8 @@ def serve_command(
         models_dir=models_dir,
         device=device,
     )
+    if segmenter.calibration is not None:
+        segmenter.calibration.check_reading(None)  # uploads are read at their full scale
     runs = _runs(out, segmenter, station) if keep else None
     worker = Worker(
         segmenter,
@@ -108,7 +110,8 @@ def serve_command(
     if station is not None:
         from clipsam.serve.review import add_review
 
-        add_review(app, station, segmenter, roi_file=roi or out / "roi.json", token=token)
+        place = roi or out / "roi.json"
+        add_review(app, station, segmenter, roi_file=place, token=token, limits=limits)
     server = make_server(guarded, host, port, limits)
     address = f"http://{host if ':' not in host else f'[{host}]'}:{socket.getsockname()[1]}/"
     typer.echo(
@@ -141,7 +144,7 @@ def _runs(out: Path, segmenter: AnomalySegmenter, station: Station | None) -> Da
     )
 
 
-def _bound(host: str, port: int) -> Any:
+def bound(host: str, port: int) -> Any:
     """A listening socket: an address that is taken is told before the models are loaded."""
     import socket
 
@@ -152,6 +155,7 @@ def _bound(host: str, port: int) -> Any:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host.strip("[]"), port))
+        found.listen()  # before that a second service could bind the same port; who comes early waits
     except OSError as error:
         found.close()
         raise UsageError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -18,8 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipsam.serve.limits import Limits
 
-OPEN = frozenset({"/", "/healthz", "/readyz"})  # no data of the plant: answered without a token
-OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+OPEN = frozenset({"/", "/healthz", "/readyz"})  # no data of the plant: may be read without a token
+READS = frozenset({"GET", "HEAD"})
+PIECE = 1 << 18  # bytes of a body that are looked at before others have their turn
 
 LET_PASS_SECONDS, LET_PASS_PIECES = 2.0, 4096  # a piece is at most 64 kB
 
@@ -70,16 +72,18 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        reserved = 0
+        reserved = counted = 0
         send = _hardened(send, lambda status: self._on_answer(_route(scope), status))
-        self._active += 1
         try:
+            # Who has no token takes no room from those who have: a request counts from here on.
             self._check_caller(scope, headers)
+            counted = 1
+            self._active += counted
             if self._active > self._limits.requests:
                 raise Refused(503, "busy", "too many requests at a time; try again", **{"Retry-After": "2"})
-            reserved = self._reserve(headers)
+            reserved = 0 if _is_open(scope) else self._reserve(headers)
             body = await self._body(receive, reserved)
-            await self._app(scope, _replayed(body, receive), send)
+            await self._app(scope, replayed(body, receive), send)
         except Refused as reason:
             self._on_refusal(reason.kind)
             response: Response = refusal(reason.status, reason.kind, str(reason), reason.headers)
@@ -90,18 +94,18 @@ class Guard:
             await response(scope, receive, send)
         finally:
             self._buffered -= reserved
-            self._active -= 1
+            self._active -= counted
 
     def _check_caller(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")
-        if self._token is None and _name(host) not in OWN_NAMES:
+        if self._token is None and not is_loopback(_name(host)):
             raise Refused(
                 403, "wrong-host", "without a token the service answers to localhost and 127.0.0.1 only"
             )
         origin = headers.get("origin")
-        if origin is not None and scope["method"] not in ("GET", "HEAD") and urlsplit(origin).netloc != host:
+        if origin is not None and scope["method"] not in READS and urlsplit(origin).netloc != host:
             raise Refused(403, "wrong-origin", "a page of another site may not send anything here")
-        if self._token is None or scope["path"] in OPEN:
+        if self._token is None or _is_open(scope):
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
         # Compared as bytes in constant time: neither length of a match nor odd characters tell anything.
@@ -172,6 +176,21 @@ async def _let_pass(receive: Receive) -> None:
         return
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address is of this machine alone. No name but localhost is: others lead where they like."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_open(scope: Scope) -> bool:
+    """Whether anyone may ask it. Such a request has no body that is read: strangers get no memory."""
+    return scope["path"] in OPEN and scope["method"] in READS
+
+
 def _name(host: str) -> str:
     """The name in a Host header, without port and brackets."""
     try:
@@ -180,13 +199,18 @@ def _name(host: str) -> str:
         return ""
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """The body in one piece, then whatever comes."""
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """The body in pieces, then whatever comes. Between two pieces of a form, which takes long to read where
+    it is made to, other requests have their turn.
+    """
+    ends = iter(range(PIECE, max(len(body), 1) + PIECE, PIECE))
 
     async def replay() -> Message:
-        message = next(messages, None)
-        return await receive() if message is None else message
+        end = next(ends, None)
+        if end is None:
+            return await receive()
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": body[end - PIECE : end], "more_body": end < len(body)}
 
     return replay
 

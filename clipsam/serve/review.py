@@ -28,6 +28,7 @@ from clipsam.roi import Roi
 from clipsam.runs.manifest import Manifest, read_manifest
 from clipsam.serve.app import errors
 from clipsam.serve.guard import Refused
+from clipsam.serve.limits import Limits
 from clipsam.serve.page import page_text, policy
 from clipsam.serve.schemas import Strict
 from clipsam.store import Part, Station
@@ -133,19 +134,25 @@ class Change(Strict):
     misses_after: int
 
 
-Polygon = Annotated[
-    list[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], Annotated[float, Field(ge=-1e6, le=1e6)]]],
-    Field(max_length=500),
-]
+Coordinate = Annotated[float, Field(ge=-1e6, le=1e6)]
+Polygon = Annotated[list[tuple[Coordinate, Coordinate]], Field(max_length=500)]
 Side = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Zones(Strict):
     """A region of interest, as in `clipsam/roi.py`."""
 
+    photo_size: tuple[int, int] = Field(description="width and height that it was drawn on")
+    include: list[list[tuple[float, float]]] = Field(default_factory=list)
+    ignore: list[list[tuple[float, float]]] = Field(default_factory=list)
+
+
+class NewZones(Strict):
+    """The same as somebody draws it: bounded, since every polygon is filled."""
+
     photo_size: tuple[Side, Side] = Field(description="width and height that it was drawn on")
-    include: list[Polygon] = Field(default_factory=list, max_length=100)
-    ignore: list[Polygon] = Field(default_factory=list, max_length=100)
+    include: list[Polygon] = Field(default_factory=list, max_length=20)
+    ignore: list[Polygon] = Field(default_factory=list, max_length=20)
 
 
 class RoiState(Strict):
@@ -155,7 +162,15 @@ class RoiState(Strict):
     in_use: bool = Field(description="whether the service looks only there, now")
 
 
-def add_review(app: FastAPI, station: Station, segmenter: Any, *, roi_file: Path, token: str | None) -> None:
+def add_review(
+    app: FastAPI,
+    station: Station,
+    segmenter: Any,
+    *,
+    roi_file: Path,
+    token: str | None,
+    limits: Limits | None = None,
+) -> None:
     """Add the page and its routes to the service. `roi_file` is where a drawn region is saved."""
     product = str(segmenter.manifest().get("product", "object"))
     in_use = getattr(segmenter, "roi", None)
@@ -168,7 +183,7 @@ def add_review(app: FastAPI, station: Station, segmenter: Any, *, roi_file: Path
 
     _add_parts(app, station)
     _add_threshold(app, station, getattr(segmenter, "calibration", None))
-    _add_roi(app, product, roi_file, in_use)
+    _add_roi(app, product, roi_file, in_use, (limits or Limits()).max_pixels)
 
 
 def _add_parts(app: FastAPI, station: Station) -> None:
@@ -245,7 +260,7 @@ def _add_threshold(app: FastAPI, station: Station, calibration: Any) -> None:
         return Change(**station.what_if(threshold, _searchable(product)).as_dict())
 
 
-def _add_roi(app: FastAPI, product: str, file: Path, in_use: Roi | None) -> None:
+def _add_roi(app: FastAPI, product: str, file: Path, in_use: Roi | None, max_pixels: int) -> None:
     lock = threading.Lock()
 
     def state() -> RoiState:
@@ -267,13 +282,21 @@ def _add_roi(app: FastAPI, product: str, file: Path, in_use: Roi | None) -> None
         return state()
 
     @app.put("/api/roi", responses=errors(422, 500), tags=["review"])
-    def draw(zones: Zones) -> RoiState:
+    def draw(zones: NewZones) -> RoiState:
         """Save a region of interest; it is used when the service is started with it (`--roi`)."""
-        found = Roi.from_dict(zones.model_dump(mode="json"))
         if file.suffix.lower() != ".json":
             raise Refused(422, "usage", "the service runs with a mask image; start it with --roi FILE.json")
-        with lock:
-            found.save(file, product)
+        width, height = zones.photo_size
+        if width * height > max_pixels:
+            raise Refused(
+                413, "too-large", f"a photo of {width} x {height} px is larger than any that is inspected"
+            )
+        if not lock.acquire(blocking=False):  # filling large polygons takes seconds: one at a time
+            raise Refused(503, "busy", "another region is being saved; try again", **{"Retry-After": "2"})
+        try:
+            Roi.from_dict(zones.model_dump(mode="json")).save(file, product)
+        finally:
+            lock.release()
         return state()
 
 

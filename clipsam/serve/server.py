@@ -6,7 +6,6 @@ Input: the app, an address, limits. Output: a server to run. Knows nothing of ph
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,10 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clipsam.errors import UsageError
+from clipsam.serve.guard import is_loopback
 from clipsam.serve.limits import Limits
 
 SHORTEST_TOKEN = 16
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def token_for(host: str, token_file: Path | None) -> str | None:
