@@ -6,6 +6,7 @@ computed anew from the scores, and a file where they differ was edited by hand a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import asdict
@@ -40,6 +41,22 @@ def save_calibration(calibration: Calibration, path: str | Path) -> Path:
     except OSError as error:
         raise CalibrationError(f"{path}: the calibration cannot be written: {error.strerror}") from error
     return path
+
+
+def check_writable(path: str | Path) -> None:
+    """`CalibrationError` where `save_calibration` could not write there: to be known before photos are
+    scored for an hour.
+    """
+    path = Path(path)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder; expected the name of a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.touch()
+        fresh.unlink()
+    except OSError as error:
+        raise CalibrationError(f"{path}: the calibration cannot be written: {error.strerror}") from error
 
 
 def load_calibration(path: str | Path) -> Calibration:

@@ -98,6 +98,11 @@ def test_refusals_come_before_the_models_are_loaded(calibrate: Callable[..., Res
         result = calibrate(*words, "--out", out)
         assert isinstance(result.exception, kind)
         assert re.search(said, str(result.exception))
+    (photos / "file").touch()
+    for place, said in ((photos / "good", "a folder"), (photos / "file" / "plate.json", "Not a dir|exists")):
+        result = calibrate(photos / "good", "--false-alarms", "10%", "--out", place)
+        assert isinstance(result.exception, CalibrationError)
+        assert re.search(f"cannot be written: .*({said})", str(result.exception))
     assert calibrate.given == {}
     assert not out.exists()
 

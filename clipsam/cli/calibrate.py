@@ -73,7 +73,7 @@ def calibrate_command(
     Exit codes: 0 done, 1 refused, 2 done but some photos were not readable.
     """
     from clipsam.calibrate import calibrate, without_references
-    from clipsam.calibration_files import save_calibration
+    from clipsam.calibration_files import check_writable, save_calibration
     from clipsam.conformal import rate_of, threshold_rank
     from clipsam.runs.inspection import photos_to_inspect
 
@@ -87,6 +87,7 @@ def calibrate_command(
         )
     threshold_rank(len(photos), rate)  # too few are told at once, and not after the models were loaded
     bad_photos = list(photos_to_inspect(bad).photos) if bad else []
+    check_writable(out)
     from clipsam.cli._threads import leave_a_core
     from clipsam.segmenter import AnomalySegmenter
 
