@@ -32,6 +32,7 @@ VERBS = (
     "models",
     "train",
     "eval",
+    "bench",
 )
 
 app = typer.Typer(
