@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 import torch
@@ -28,6 +28,9 @@ from clipsam.sentences import SentenceCache
 from clipsam.towers import open_tower
 from clipsam.weights import load_clip
 from clipsam.windows import WindowFeatures, see_windows
+
+if TYPE_CHECKING:
+    from clipsam.programs import ClipPrograms
 
 TEXT_BATCH = 64
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -80,6 +83,7 @@ class ClipEncoder:
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
         self.patch_size, self.image_size = self.tower.patch_size, image_size or self.tower.image_size
         self.depth, self.proxy = self.tower.depth, proxy
+        self.programs: ClipPrograms | None = None  # take the tower's place; see `clipsam/programs.py`
         self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
         self._known: dict[str, Tensor] = {}
         self._cache = SentenceCache(Path(cache_dir) if cache_dir else cache_folder(), weights_hash)
@@ -140,6 +144,15 @@ class ClipEncoder:
         (None: the mode's own number); `layers` are blocks, counted from 1, whose features are wanted too.
         Final norm and projection are applied once to each. `pooled` is the same in every mode.
         """
+        if self.programs is not None and self.programs.serves(attention, blocks, layers):
+            self._require_whole_patches(pixels)
+            return self.programs(pixels)
+        return self.dense(pixels, attention, blocks=blocks, layers=layers)
+
+    def dense(
+        self, pixels: Tensor, attention: str, *, blocks: int | None = None, layers: Sequence[int] = ()
+    ) -> PatchFeatures:
+        """`encode_pixels` by the tower itself, in a form that `torch.export` can trace."""
         mode, normalised, proxy = find_mode(attention), self._normalised(pixels), None
         if mode.proxy and self.proxy is not None:
             height, width = (side // self.patch_size for side in pixels.shape[-2:])
@@ -206,13 +219,16 @@ class ClipEncoder:
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """Pixels in [0, 1] as the tower was trained to see them; `UsageError` for no whole patches."""
+        self._require_whole_patches(pixels)
+        return (pixels.to(self.device, torch.float32) - self._mean) / self._std
+
+    def _require_whole_patches(self, pixels: Tensor) -> None:
         height, width = pixels.shape[-2:]
         if not height or not width or height % self.patch_size or width % self.patch_size:
             raise UsageError(
                 f"pixels are {height}x{width}, which is not a whole number of patches; "
                 f"resize both sides to multiples of {self.patch_size} px"
             )
-        return (pixels.to(self.device, torch.float32) - self._mean) / self._std
 
     def _encode(self, sentences: list[str]) -> Tensor:
         batches = (sentences[i : i + TEXT_BATCH] for i in range(0, len(sentences), TEXT_BATCH))

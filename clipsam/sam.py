@@ -30,6 +30,7 @@ from clipsam.strategies import Look, looks, moved, strategy_prompts
 
 if TYPE_CHECKING:
     from clipsam.presets import SamSpec
+    from clipsam.programs import SamPrograms
 
 __all__ = ["KINDS", "SamRefiner", "SamSettings", "SoftMask"]
 
@@ -83,6 +84,7 @@ class SamRefiner:
         self.backend = backend_of(model, name)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self._processor = processor
+        self.programs: SamPrograms | None = None  # take the encoder's place; see `clipsam/programs.py`
 
     @classmethod
     def from_spec(cls, spec: SamSpec, *, models_dir: str | Path | None = None, **options: Any) -> SamRefiner:
@@ -169,7 +171,7 @@ class SamRefiner:
         )
         values = images["pixel_values"].to(self.device)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            features = embed(self.model, self.backend, values)
+            features = self.programs(values) if self.programs else embed(self.model, self.backend, values)
         height, width = values.shape[-2:]
         pads = self.backend.pads
         resized = [int(side) for side in images["reshaped_input_sizes"][0]] if pads else (height, width)

@@ -31,6 +31,7 @@ from clipsam.images import Photo, as_photo
 from clipsam.masks import SoftMask
 from clipsam.memory import draw
 from clipsam.presets import Preset, PresetChoice, choose_preset
+from clipsam.programs import attach
 from clipsam.prompts import PromptEnsemble, load_prompts
 from clipsam.proxy import ProxyEncoder
 from clipsam.references import Words
@@ -83,6 +84,7 @@ class AnomalySegmenter:
         self.memory = memory  # other photos that every photo is compared with
         self.roi = roi  # where to look; everywhere if None
         self.calibration: Calibration | None = None  # see `calibrated`
+        self.programs: dict[str, Any] | None = None  # what runs the image towers, if not torch
         self.choice = f"preset {preset.name}"  # why this preset, in words
         self.targets = text_targets(clip, prompts.sentences(product))
 
@@ -103,6 +105,7 @@ class AnomalySegmenter:
         device: str | None = None,
         dtype: str = "float32",
         models_dir: str | Path | None = None,
+        exported: str | Path | None = None,
     ) -> AnomalySegmenter:
         """Load a preset's models and the sentences about `product`.
 
@@ -113,7 +116,8 @@ class AnomalySegmenter:
         them, or a file of `save_references`; `threshold` in [0, 1] replaces the preset's pixel threshold;
         `calibration` (a file of `clipsam calibrate`) gives both thresholds and thereby `is_defective`; `roi`
         is a file that says where to look (see `clipsam/roi.py`); `device` is a torch device, the GPU where
-        there is one by default; `dtype` is "float32" or "bfloat16"; `models_dir` a pack of weights. Raises
+        there is one by default; `dtype` is "float32" or "bfloat16"; `models_dir` a pack of weights;
+        `exported` a folder of `clipsam export`, whose programs run the image towers on the CPU. Raises
         `UsageError`, `PromptError`, `WeightsError`, or `CalibrationError` where the calibration was made with
         another setup.
         """
@@ -129,7 +133,7 @@ class AnomalySegmenter:
             preset = replace(preset, pixel_threshold=threshold)
         if calibration is not None and threshold is not None:
             raise UsageError("both a threshold and a calibration are given, which has one; leave one out")
-        place: dict[str, Any] = {"device": _usable(device), "dtype": dtype}
+        place: dict[str, Any] = {"device": _usable(device or ("cpu" if exported else None)), "dtype": dtype}
         ensemble = load_prompts(prompts or preset.prompts)
         clip = ClipEncoder.from_spec(preset.clip, models_dir=models_dir, **place)
         if preset.heatmap.attention == "proxy":
@@ -142,6 +146,9 @@ class AnomalySegmenter:
                 f"preset {preset.name} takes its map from {words.name}, and the adapter {adapter} gives one "
                 "too; expected one of them: leave out --adapter, or choose a preset without text_map"
             )
+        if exported and words:
+            raise UsageError(f"the map of {words.name} cannot be exported; choose a preset without text_map")
+        programs = attach(exported, clip, refiner, preset.heatmap) if exported else None
         trained = Adapter.load(adapter, clip, ensemble, preset.heatmap) if adapter else None
         text_map = Sam3TextMap.from_spec(words, models_dir=models_dir, **place) if words else None
         ensemble = ensemble.with_defects(defects)
@@ -155,7 +162,7 @@ class AnomalySegmenter:
             text_map=text_map,
             roi=_loaded_roi(roi, product, preset),
         )
-        segmenter.choice = choice.reason
+        segmenter.choice, segmenter.programs = choice.reason, programs
         if references:
             segmenter.memory = references_from(references).memory(clip, preset, segmenter.words)
         return segmenter if calibration is None else segmenter.calibrated(calibration)
@@ -389,6 +396,7 @@ class AnomalySegmenter:
             **({self.memory.stage: self.memory.manifest()} if self.memory else {}),
             "dtype": str(self.clip.dtype).removeprefix("torch."),
             "device": str(self.clip.device),
+            **({"programs": self.programs} if self.programs else {}),
         }
 
 

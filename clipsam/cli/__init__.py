@@ -31,6 +31,7 @@ VERBS = (
     "prompts",
     "models",
     "train",
+    "export",
     "eval",
     "bench",
 )

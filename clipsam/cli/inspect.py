@@ -62,6 +62,9 @@ def inspect(
     models_dir: Path | None = typer.Option(
         None, "--models", metavar="DIR", help="A pack of weights to look into first (else $CLIPSAM_MODELS)."
     ),
+    exported: Path | None = typer.Option(
+        None, metavar="DIR", help="Run the image towers by the programs of clipsam export."
+    ),
     device: str | None = typer.Option(
         None, help="cpu, cuda, cuda:1 ...; a GPU by default where there is one."
     ),
@@ -124,6 +127,7 @@ def inspect(
         roi=roi,
         device=device,
         models_dir=models_dir,
+        exported=exported,
     )
     typer.echo(f"clipsam: {segmenter.choice}", err=True)
     if save_references:
