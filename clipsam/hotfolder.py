@@ -120,12 +120,7 @@ class HotFolder:
         """Where the photo will be found when it is done: a name that is free, or where it is."""
         if self.move_to is None:
             return arrival.path
-        place = self.move_to / bucket / arrival.name
-        number = 1
-        while os.path.lexists(place):
-            place = place.with_name(f"{arrival.name.stem}-{number}{arrival.name.suffix}")
-            number += 1
-        return place
+        return _free(self.move_to / bucket / arrival.name)
 
     def finish(self, arrival: Arrival, place: Path) -> None:
         """The photo is done, and its row written: move it to its place, never to pick it again."""
@@ -148,7 +143,8 @@ class HotFolder:
             # What was last written long ago need not be watched: after a restart a full folder goes at once.
             age = min(max(time.time() - status.st_mtime, 0.0), self._settle)
             seen = self._waiting[path] = _Candidate(status.st_size, status.st_mtime_ns, now - age)
-        return now - seen.since >= self._settle and now >= seen.not_before
+        stands = now - seen.since >= self._settle - 1e-6  # sums of times are rounded
+        return stands and now >= seen.not_before
 
     def _scan(self) -> Iterator[tuple[Path, os.stat_result]]:
         buckets = set() if self.move_to is None else {self.move_to / bucket for bucket in BUCKETS}
@@ -202,17 +198,49 @@ class _Seen:
 
 
 def _move(path: Path, place: Path) -> None:
-    """Move a file; whoever watches the target sees the whole of it or nothing, on another disk too."""
+    """Move a file; whoever watches the target sees the whole of it or nothing, on another disk too.
+
+    Should another watch have taken the name since it was chosen, the next free one is taken: a photo is never
+    overwritten.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.rename(path, place)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        fresh = place.with_name(f".{place.name}.new")
-        shutil.copy2(path, fresh)
-        os.replace(fresh, place)
+    source = path
+    if path.stat().st_dev != place.parent.stat().st_dev:
+        source = place.with_name(f".{place.name}.{os.getpid()}.new")
+        shutil.copy2(path, source)
+        with source.open("rb") as copy:
+            os.fsync(copy.fileno())  # the original goes next
+    target = place
+    while not _named(source, target):
+        target = _free(place)
+    if source != path:
         path.unlink()
+
+
+def _named(source: Path, target: Path) -> bool:
+    """Give a file another name in one step; False if that is taken."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        if os.path.lexists(target):  # no hard links here, such as on some shares: there is no one step
+            return False
+        os.rename(source, target)
+        return True
+    source.unlink()
+    return True
+
+
+def _free(place: Path) -> Path:
+    """`place`, or the first of place-1, place-2 ... that no file has."""
+    found, number = place, 1
+    while os.path.lexists(found):
+        found = place.with_name(f"{place.stem}-{number}{place.suffix}")
+        number += 1
+    return found
 
 
 def _line(path: str, size: int, mtime_ns: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -408,3 +409,34 @@ def test_drift_is_told_and_a_restart_forgets_nothing(line: Line) -> None:
     assert len(told) == 1
     assert "calibrate anew" in told[0]
     assert len(read_manifest(line.out / DAY)["drift"]["warnings"]) == 1
+
+
+def test_two_hot_folders_that_move_to_one_place_never_overwrite_each_other(tmp_path):
+    """Both choose their place before either moves; names that are equal become different."""
+    moved = tmp_path / "done"
+    watches = []
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part.png").write_bytes(name.encode())
+        watches.append(HotFolder(tmp_path / name, move_to=moved, settle=0.0))
+    arrivals = [watch.arrivals()[0] for watch in watches]
+    places = [watch.place(arrival, "ok") for watch, arrival in zip(watches, arrivals, strict=True)]
+    for watch, arrival, place in zip(watches, arrivals, places, strict=True):
+        watch.finish(arrival, place)
+    found = {path.name: path.read_bytes() for path in (moved / "ok").iterdir()}
+    assert found == {"part.png": b"left", "part-1.png": b"right"}
+    assert not any((tmp_path / name / "part.png").exists() for name in ("left", "right"))
+
+
+def test_where_there_are_no_hard_links_photos_are_moved_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "hot").mkdir()
+    (tmp_path / "hot" / "part.png").write_bytes(b"photo")
+    watch = HotFolder(tmp_path / "hot", move_to=tmp_path, settle=0.0)
+    [arrival] = watch.arrivals()
+    watch.finish(arrival, watch.place(arrival, "ng"))
+    assert (tmp_path / "ng" / "part.png").read_bytes() == b"photo"
+    assert not arrival.path.exists()
