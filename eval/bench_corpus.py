@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # the processes share the cores already
 
 from clipsam.nano.corpus.compose import render
 from clipsam.runs.manifest import versions

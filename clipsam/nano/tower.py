@@ -59,7 +59,10 @@ class LearnedRarity(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            points = self.project(x.float()).unflatten(1, (self.heads, -1))
+            bias = self.project.bias
+            assert bias is not None
+            points = F.conv2d(x.float(), self.project.weight.float(), bias.float())
+            points = points.unflatten(1, (self.heads, -1))
             points = F.normalize(points, dim=2).flatten(3)
             distance = 2 - 2 * points.transpose(2, 3) @ points
             rare = [-torch.logsumexp(distance / (-2 * width**2), dim=-1) for width in (0.2, 0.5)]
