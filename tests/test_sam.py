@@ -71,7 +71,8 @@ def test_masks_and_scores_are_those_of_a_plain_call(family: str, shape: tuple[in
         x0, y0, x1, y1 = mask.window
         errors = [np.abs(answer[y0:y1, x0:x1] - mask.probability).max() for answer in answers]
         chosen = int(np.argmin(errors))
-        assert errors[chosen] < 1e-4
+        # Prompts in one batch or one by one: rounding differs by up to 1.2e-4, a shifted point by 1e-3.
+        assert errors[chosen] < 3e-4
         assert mask.iou == pytest.approx(np.clip(ious[chosen], 0, 1), abs=1e-5)
         assert sorted(errors)[1] > 1e-2  # the three answers differ, so that mixing them up would show
         left_out = answers[chosen].copy()
