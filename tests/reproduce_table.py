@@ -21,8 +21,10 @@ NAMES = (
 )  # fmt: skip
 
 
-def reproduced(maps: Path, truth: Path) -> dict[str, float]:
-    """A category's figures: `maps` holds test/<defect>/<stem>.tiff, `truth` <defect>/<stem>_mask.png."""
+def reproduced(maps: Path, truth: Path, scored: Path | None = None) -> dict[str, float]:
+    """A category's figures: `maps` holds test/<defect>/<stem>.tiff, `truth` <defect>/<stem>_mask.png; photos
+    are scored by the highest value of their map there, or in the folder `scored`.
+    """
     scores, weights, tops, defective = [], [], [], []
     for path in sorted(maps.glob("test/*/*.tiff")):
         with Image.open(path) as image:
@@ -36,7 +38,8 @@ def reproduced(maps: Path, truth: Path) -> dict[str, float]:
                 regions.ravel()
             ]
         weights.append(weight)
-        tops.append(float(scores[-1].max()))
+        with Image.open((scored or maps) / path.relative_to(maps)) as image:
+            tops.append(float(np.asarray(image, np.float32).max()))
         defective.append(path.parent.name != "good")
     score, overlap = np.concatenate(scores), np.concatenate(weights)
     order = np.argsort(-score, kind="stable")
@@ -90,7 +93,11 @@ def main(out: Path, root: Path) -> int:
     print("category map", *NAMES, "largest difference")
     for category, entry in written["categories"].items():
         for variant, figures in entry["figures"].items():
-            again = reproduced(out / "maps" / variant / category, root / category / "ground_truth")
+            # A preset may score the whole photo by the map before it is sharpened.
+            by_coarse = ((entry.get("method") or {}).get("fusion") or {}).get("score") == "coarse"
+            maps = out / "maps" / variant / category
+            scored = out / "maps/coarse" / category if by_coarse else None
+            again = reproduced(maps, root / category / "ground_truth", scored)
             difference = max(abs(again[name] - figures[name]) for name in NAMES)
             worst = max(worst, difference)
             print(

@@ -105,6 +105,14 @@ def test_the_reproducing_script_is_right_itself(root: Path, tmp_path: Path) -> N
     assert found["pixel_f1_max"] == pytest.approx(f1.max())
     bad, tops = [mask.any() for mask in labels], [found.max() for found in maps.values()]
     assert found["image_auroc"] == pytest.approx(roc_auc_score(bad, tops))
+    flat = tmp_path / "flat"
+    for path in maps:
+        other = flat / path.relative_to(out / "maps/map/lid")
+        other.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((2, 2), np.float32)).save(other)
+    by_flat = reproduced(out / "maps/map/lid", truth, flat)
+    assert by_flat["image_auroc"] == 0.5
+    assert by_flat["pro"] == found["pro"]
     written = json.loads((out / "metrics.json").read_text())
     written["categories"]["lid"]["figures"]["map"]["pro"] += 2e-4
     (out / "metrics.json").write_text(json.dumps(written))
