@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,6 +47,9 @@ ModelsDir = Annotated[
         "--models", metavar="DIR", help="A pack of weights to look into first (else $CLIPSAM_MODELS)."
     ),
 ]
+Exported = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Run the image towers by the programs of clipsam export.")
+]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU by default where there is one.")
 ]
@@ -68,39 +71,14 @@ Store = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
 
 
-def load_segmenter(
-    preset: str | None,
-    *,
-    product: str,
-    prompts: str | None,
-    defects: list[str] | None,
-    references: Path | None,
-    sam: bool,
-    adapter: Path | None,
-    threshold: float | None,
-    calibration: Path | None,
-    roi: Path | None,
-    models_dir: Path | None,
-    device: str | None,
-) -> AnomalySegmenter:
-    """The segmenter that the options describe; says on stderr which pair of models it is."""
+def load_segmenter(preset: str | None, **setup: Any) -> AnomalySegmenter:
+    """The segmenter that the options describe, which `AnomalySegmenter.from_preset` explains; says on stderr
+    which pair of models it is.
+    """
     from clipsam.cli._threads import leave_a_core
     from clipsam.segmenter import AnomalySegmenter
 
     leave_a_core()
-    segmenter = AnomalySegmenter.from_preset(
-        preset,
-        product=product,
-        prompts=prompts,
-        defects=defects or (),
-        references=references,
-        sam=sam,
-        adapter=adapter,
-        threshold=threshold,
-        calibration=calibration,
-        roi=roi,
-        models_dir=models_dir,
-        device=device,
-    )
+    segmenter = AnomalySegmenter.from_preset(preset, **setup)
     typer.echo(f"clipsam: {segmenter.choice}", err=True)
     return segmenter

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from clipsam.cli import _options as options
 from clipsam.errors import CalibrationError, PhotoError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def calibrate_command(
     good: list[str] = typer.Argument(
         ..., metavar="GOOD_DIR...", help="Photos of good parts: folders, files or glob patterns."
     ),
-    product: str = typer.Option("object", help="What the photos show, in a few words, such as 'bottle'."),
+    product: options.Product = "object",
     false_alarms: str = typer.Option(
         "1%", metavar="RATE", help="The share of good parts that may be called defective, such as 1% or 0.01."
     ),
@@ -37,35 +38,21 @@ def calibrate_command(
     bad: list[str] | None = typer.Option(
         None, metavar="DIR", help="Photos of known bad parts, to learn what is missed; may be repeated."
     ),
-    prompts: str | None = typer.Option(
-        None, metavar="FILE|NAME", help="Another prompt file; see clipsam prompts."
-    ),
-    defect: list[str] | None = typer.Option(None, help="Look for this type too; may be repeated."),
-    preset: str | None = typer.Option(None, help="The pair of models; by default the best that is here."),
+    prompts: options.Prompts = None,
+    defect: options.Defects = None,
+    preset: options.PresetName = None,
     references: Path | None = typer.Option(
         None,
         metavar="DIR|FILE",
         help="Photos of flawless parts to compare with, other ones than GOOD_DIR, or a file of them.",
     ),
-    roi: Path | None = typer.Option(
-        None, metavar="FILE", help="Where to look: polygons per product (.json), or a mask image."
-    ),
-    sam: bool = typer.Option(True, "--sam/--no-sam", help="Refine with SAM, or keep CLIP's map as it is."),
-    adapter: Path | None = typer.Option(
-        None, metavar="FILE", help="A map of clipsam train umci instead of the text map."
-    ),
-    models_dir: Path | None = typer.Option(
-        None, "--models", metavar="DIR", help="A pack of weights to look into first (else $CLIPSAM_MODELS)."
-    ),
-    exported: Path | None = typer.Option(
-        None, metavar="DIR", help="Run the image towers by the programs of clipsam export."
-    ),
-    device: str | None = typer.Option(
-        None, help="cpu, cuda, cuda:1 ...; a GPU by default where there is one."
-    ),
-    bit_depth: int | None = typer.Option(
-        None, min=9, max=32, help="Used bits of 16-bit grey and float photos, such as 12, if not all."
-    ),
+    roi: options.RoiFile = None,
+    sam: options.Sam = True,
+    adapter: options.AdapterFile = None,
+    models_dir: options.ModelsDir = None,
+    exported: options.Exported = None,
+    device: options.Device = None,
+    bit_depth: options.BitDepth = None,
     as_json: bool = typer.Option(False, "--json", help="Print the outcome as one JSON object."),
 ) -> int:
     """Set thresholds that good parts exceed at most as often as asked: inspect then says OK or defective.
@@ -91,11 +78,8 @@ def calibrate_command(
     threshold_rank(len(photos), rate)  # too few are told at once, and not after the models were loaded
     bad_photos = list(photos_to_inspect(bad).photos) if bad else []
     check_writable(out)
-    from clipsam.cli._threads import leave_a_core
-    from clipsam.segmenter import AnomalySegmenter
 
-    leave_a_core()
-    segmenter = AnomalySegmenter.from_preset(
+    segmenter = options.load_segmenter(
         preset,
         product=product,
         prompts=prompts,
@@ -108,7 +92,6 @@ def calibrate_command(
         models_dir=models_dir,
         exported=exported,
     )
-    typer.echo(f"clipsam: {segmenter.choice}", err=True)
     errors: list[PhotoError] = []
     with _bar(len(photos) + len(bad_photos)) as bar:
         calibration = calibrate(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from clipsam.cli import _options as options
 from clipsam.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,68 +30,40 @@ def inspect(
     paths: list[str] = typer.Argument(
         ..., metavar="PATH...", help="Photos, folders (with their sub-folders), glob patterns or videos."
     ),
-    product: str = typer.Option("object", help="What the photos show, in a few words, such as 'bottle'."),
-    prompts: str | None = typer.Option(
-        None, metavar="FILE|NAME", help="Another prompt file; see clipsam prompts."
-    ),
-    defect: list[str] | None = typer.Option(None, help="Look for this type too; may be repeated."),
-    preset: str | None = typer.Option(None, help="The pair of models; by default the best that is here."),
-    references: Path | None = typer.Option(
-        None,
-        metavar="DIR|FILE",
-        help="Photos of flawless parts to compare with, or a file that keeps what they show.",
-    ),
+    product: options.Product = "object",
+    prompts: options.Prompts = None,
+    defect: options.Defects = None,
+    preset: options.PresetName = None,
+    references: options.References = None,
     save_references: Path | None = typer.Option(
         None, metavar="FILE", help="Keep what --references shows in this .safetensors file."
     ),
     consensus: bool = typer.Option(
         False, "--consensus", help="Compare the photos with each other: rare among them is suspicious."
     ),
-    sam: bool = typer.Option(True, "--sam/--no-sam", help="Refine with SAM, or keep CLIP's map as it is."),
-    adapter: Path | None = typer.Option(
-        None, metavar="FILE", help="A map of clipsam train umci instead of the text map."
-    ),
-    threshold: float | None = typer.Option(
-        None, min=0.0, max=1.0, help="Where the anomaly map becomes a region; the preset's by default."
-    ),
-    calibration: Path | None = typer.Option(
-        None, metavar="FILE", help="Thresholds of clipsam calibrate: OK or defective, with a promised rate."
-    ),
-    roi: Path | None = typer.Option(
-        None, metavar="FILE", help="Where to look: polygons per product (.json), or a mask image."
-    ),
-    models_dir: Path | None = typer.Option(
-        None, "--models", metavar="DIR", help="A pack of weights to look into first (else $CLIPSAM_MODELS)."
-    ),
-    exported: Path | None = typer.Option(
-        None, metavar="DIR", help="Run the image towers by the programs of clipsam export."
-    ),
-    device: str | None = typer.Option(
-        None, help="cpu, cuda, cuda:1 ...; a GPU by default where there is one."
-    ),
+    sam: options.Sam = True,
+    adapter: options.AdapterFile = None,
+    threshold: options.Threshold = None,
+    calibration: options.CalibrationFile = None,
+    roi: options.RoiFile = None,
+    models_dir: options.ModelsDir = None,
+    exported: options.Exported = None,
+    device: options.Device = None,
     out: Path = typer.Option(
         Path("clipsam-run"), metavar="DIR", help="The run folder. A run that is there goes on."
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Remove the run in --out and start anew."),
-    maps: str = typer.Option("png16", metavar="png16|tiff|none", help="How anomaly maps are kept."),
-    overlays: bool = typer.Option(
-        True, "--overlays/--no-overlays", help="Keep the photos with their regions drawn in."
-    ),
+    maps: options.Maps = "png16",
+    overlays: options.Overlays = True,
     every: int = typer.Option(
         1, min=1, help="Of a video take every so many-th frame; they are kept in OUT-frames."
     ),
-    bit_depth: int | None = typer.Option(
-        None, min=9, max=32, help="Used bits of 16-bit grey and float photos, such as 12, if not all."
-    ),
+    bit_depth: options.BitDepth = None,
     fail_on_defect: bool = typer.Option(
         False, "--fail-on-defect", help="Exit with 3 if a part is defective (if uncalibrated: suspicious)."
     ),
-    store: str | None = typer.Option(
-        None,
-        metavar="FILE|URL|none",
-        help="The station's database; $CLIPSAM_STORE or a file in your data folder by default.",
-    ),
-    as_json: bool = typer.Option(False, "--json", help="Print the summary as one JSON object."),
+    store: options.Store = None,
+    as_json: options.AsJson = False,
 ) -> int:
     """Find and outline defects: scores, maps, masks, overlays and a table, in one run folder.
 
@@ -100,7 +73,6 @@ def inspect(
     """
     from clipsam.cli._progress import Progress
     from clipsam.cli._store import Keeping, open_station
-    from clipsam.cli._threads import leave_a_core
     from clipsam.runs.frames import with_frames
     from clipsam.runs.inspection import inspect_photos, photos_to_inspect
 
@@ -111,10 +83,8 @@ def inspect(
     from clipsam.companions import batch
     from clipsam.reference_files import save_references as keep_references
     from clipsam.references import ReferenceMemory
-    from clipsam.segmenter import AnomalySegmenter
 
-    leave_a_core()
-    segmenter = AnomalySegmenter.from_preset(
+    segmenter = options.load_segmenter(
         preset,
         product=product,
         prompts=prompts,
@@ -129,7 +99,6 @@ def inspect(
         models_dir=models_dir,
         exported=exported,
     )
-    typer.echo(f"clipsam: {segmenter.choice}", err=True)
     if save_references:
         if not isinstance(segmenter.memory, ReferenceMemory):
             raise UsageError(

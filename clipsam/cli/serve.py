@@ -86,7 +86,7 @@ def serve_command(
         preset,
         product=product,
         prompts=prompts,
-        defects=defect,
+        defects=defect or (),
         references=references,
         sam=sam,
         adapter=adapter,

@@ -89,7 +89,7 @@ def watch_command(
         preset,
         product=product,
         prompts=prompts,
-        defects=defect,
+        defects=defect or (),
         references=references,
         sam=sam,
         adapter=adapter,
