@@ -80,6 +80,16 @@ class DriftWatch:
         self.looks = 0
         self.warnings: list[DriftWarning] = []
 
+    @classmethod
+    def over(cls, calibration: Calibration | None, bit_depth: int | None) -> DriftWatch | None:
+        """The watch over a run of photos that are read like this, None without a calibration;
+        `CalibrationError` where photos were read otherwise for it.
+        """
+        if calibration is None:
+            return None
+        calibration.check_reading(bit_depth)
+        return cls(calibration)
+
     def add(self, score: float) -> DriftWarning | None:
         """Take the score of an inspected part; those above the threshold do not count. Gives a new warning,
         if any.

@@ -6,7 +6,7 @@ the text map. Pure functions and small frozen classes; knows nothing of photos a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,34 +28,41 @@ def nearest(queries: Tensor, memory: Tensor, apart: tuple[Tensor, Tensor] | None
     `apart`, integers [n] and [m]: where they are equal (patches of one photo), the pair does not count; a
     query without any other neighbour is infinitely far.
     """
-    lengths, best = queries.square().sum(dim=1), torch.full((len(queries),), float("inf"))
-    step = max(BLOCK // max(len(queries), 1), 1)
-    for start in range(0, len(memory), step):
-        part = memory[start : start + step]
-        # |q - m|^2 = |q|^2 + 2 (|m|^2 / 2 - q m): what varies is one matrix product
-        rest = torch.addmm(part.square().sum(dim=1)[None] / 2, queries, part.T, alpha=-1)
+    best = []
+    for block, rest in _rests(queries, memory):
         if apart is not None:
-            rest[apart[0][:, None] == apart[1][None, start : start + step]] = float("inf")
-        best = torch.minimum(best, rest.amin(dim=1))
-    return (lengths + 2 * best).clamp(min=0).sqrt()
+            rest[apart[0][block, None] == apart[1][None]] = float("inf")
+        best.append(rest.amin(dim=1))
+    return _distance(queries, torch.cat(best))
 
 
 def nearest_one(queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """As `nearest`, with the index [n] of the neighbour."""
-    half = memory.square().sum(dim=1)[None] / 2
-    rest, places = torch.addmm(half, queries, memory.T, alpha=-1).min(dim=1)
-    return (queries.square().sum(dim=1) + 2 * rest).clamp(min=0).sqrt(), places
+    found = [rest.min(dim=1) for _, rest in _rests(queries, memory)]
+    best, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return _distance(queries, best), places
 
 
 def nearest_few(queries: Tensor, memory: Tensor, count: int) -> Tensor:
     """Indices [n, count] of the nearest neighbours of each query [n, d] in a memory [m, d], in any order."""
-    count, half = min(count, len(memory)), memory.square().sum(dim=1)[None] / 2
+    count = min(count, len(memory))
+    blocks = _rests(queries, memory)
+    return torch.cat([rest.topk(count, largest=False, sorted=False).indices for _, rest in blocks])
+
+
+def _rests(queries: Tensor, memory: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of queries, and what their distances to the memory vary by: |m|^2 / 2 - q m, one matrix product,
+    since |q - m|^2 = |q|^2 + 2 (|m|^2 / 2 - q m).
+    """
+    half = memory.square().sum(dim=1)[None] / 2
     step = max(BLOCK // max(len(memory), 1), 1)
-    blocks = (
-        torch.addmm(half, queries[start : start + step], memory.T, alpha=-1)
-        for start in range(0, len(queries), step)
-    )
-    return torch.cat([rest.topk(count, largest=False, sorted=False).indices for rest in blocks])
+    for start in range(0, len(queries), step):
+        block = slice(start, start + step)
+        yield block, torch.addmm(half, queries[block], memory.T, alpha=-1)
+
+
+def _distance(queries: Tensor, rest: Tensor) -> Tensor:
+    return (queries.square().sum(dim=1) + 2 * rest).clamp(min=0).sqrt()
 
 
 def log_odds(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:

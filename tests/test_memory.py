@@ -16,9 +16,9 @@ def patches(count: int, width: int = 7, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
-def test_nearest_is_the_smallest_distance_however_the_memory_is_cut(monkeypatch):
+def test_nearest_is_the_smallest_distance_however_the_queries_are_cut(monkeypatch):
     queries, known = patches(11), patches(50, seed=1)
-    monkeypatch.setattr(memory, "BLOCK", 100)  # nine memory patches at a time
+    monkeypatch.setattr(memory, "BLOCK", 100)  # two queries at a time
     expected = torch.cdist(queries, known).amin(dim=1)
     torch.testing.assert_close(nearest(queries, known), expected, atol=1e-5, rtol=1e-5)
 

@@ -9,21 +9,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipsam.images import MAX_PIXELS, Photo
-from clipsam.runs.manifest import Manifest, OtherSettings, now, open_run, story_of, write_manifest
+from clipsam.drift import DriftWatch
+from clipsam.images import Photo
+from clipsam.runs.manifest import (
+    Manifest,
+    OtherSettings,
+    now,
+    open_run,
+    run_settings,
+    story_of,
+    write_manifest,
+)
 from clipsam.runs.pictures import PictureOptions, shortened, write_pictures
 from clipsam.runs.store import ResultStore, Row, result_row
 
 if TYPE_CHECKING:
     from clipsam.calibrate import Calibration
-    from clipsam.drift import DriftWatch
     from clipsam.result import Segmentation
     from clipsam.store import Keeper, Station
 
@@ -63,14 +70,10 @@ class DailyRuns:
         self._inputs = inputs
         self._kind = kind
         self._options = options or PictureOptions()
-        self._settings = {
-            **settings,
-            "reading": {"bit_depth": bit_depth, "max_pixels": MAX_PIXELS},
-            "pictures": asdict(self._options),
-        }
+        self._settings = run_settings(settings, bit_depth, self._options)
         self._station = station
         self._calibration = calibration
-        self._drift = _drift_watch(calibration, bit_depth)
+        self._drift = DriftWatch.over(calibration, bit_depth)
         self._warn = warn
         self._day = day or (lambda: datetime.now().strftime("%Y-%m-%d"))
         self._open_day = ""
@@ -197,15 +200,6 @@ class DailyRuns:
             story["drift"] = self._drift.summary()
         write_manifest(self.folder, {**self._manifest, **story})
         self._written = time.monotonic()
-
-
-def _drift_watch(calibration: Calibration | None, bit_depth: int | None) -> DriftWatch | None:
-    if calibration is None:
-        return None
-    from clipsam.drift import DriftWatch
-
-    calibration.check_reading(bit_depth)
-    return DriftWatch(calibration)
 
 
 def _sum(first: Any, second: Any) -> Any:

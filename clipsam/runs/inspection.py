@@ -13,21 +13,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from clipsam.drift import DriftWatch
 from clipsam.errors import PhotoError, UsageError
 from clipsam.finding import FoundPhotos, find_photos
-from clipsam.images import MAX_PIXELS, Photo, file_sha256, photo_size, read_photo
+from clipsam.images import Photo, file_sha256, photo_size, read_photo
 from clipsam.runs.ahead import Flight, map_ahead
-from clipsam.runs.manifest import Manifest, now, open_run, story_of, write_manifest
+from clipsam.runs.manifest import Manifest, now, open_run, run_settings, story_of, write_manifest
 from clipsam.runs.pictures import PictureOptions, picture_names, write_pictures
 from clipsam.runs.store import ResultStore, Row, error_row, is_suspicious, ranked, result_row
 
 if TYPE_CHECKING:
-    from clipsam.calibrate import Calibration
-    from clipsam.drift import DriftWarning, DriftWatch
+    from clipsam.drift import DriftWarning
     from clipsam.result import Segmentation
 
 log = logging.getLogger(__name__)
@@ -135,13 +135,9 @@ def inspect_photos(
     out = Path(out)
     options = PictureOptions(maps, overlays)
     found = photos_to_inspect(inputs)
-    settings = {
-        **segmenter.manifest(),
-        "reading": {"bit_depth": bit_depth, "max_pixels": MAX_PIXELS},
-        "pictures": asdict(options),
-    }
+    settings = run_settings(segmenter.manifest(), bit_depth, options)
     names = [str(given) for given in inputs]
-    watch = _drift_watch(segmenter, bit_depth)
+    watch = DriftWatch.over(getattr(segmenter, "calibration", None), bit_depth)
     manifest = open_run(out, settings, root=found.root, inputs=names, overwrite=overwrite)
     with ResultStore(out / "results.jsonl") as store:
         loop = _Loop(segmenter, out, store, found, Path(manifest["root"]), options, bit_depth, on_step, watch)
@@ -159,17 +155,6 @@ def inspect_photos(
             _close(out, manifest, store, found, state, seconds)
     drift = watch.warnings[-1] if watch and watch.warnings else None
     return RunSummary(out, tuple(loop.rows), loop.resumed, found.skipped, seconds, drift)
-
-
-def _drift_watch(segmenter: Segmenter, bit_depth: int | None) -> DriftWatch | None:
-    """A watch over a calibrated segmenter; `CalibrationError` where photos were read otherwise for it."""
-    calibration: Calibration | None = getattr(segmenter, "calibration", None)
-    if calibration is None:
-        return None
-    from clipsam.drift import DriftWatch
-
-    calibration.check_reading(bit_depth)
-    return DriftWatch(calibration)
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,20 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipsam import __version__
 from clipsam.differences import differences, in_short
 from clipsam.errors import RunError
+from clipsam.images import MAX_PIXELS
 from clipsam.runs.store import Row, is_suspicious
+
+if TYPE_CHECKING:
+    from clipsam.runs.pictures import PictureOptions
 
 FORMAT = "clipsam-run-1"
 PICTURE_FOLDERS = ("maps", "masks", "overlays")
@@ -46,6 +51,14 @@ _LIBRARIES = (
 
 class OtherSettings(RunError):
     """The folder holds a run that was made with other settings."""
+
+
+def run_settings(method: Manifest, bit_depth: int | None, pictures: PictureOptions) -> Manifest:
+    """All that decides the results of a run: the segmenter's manifest, and how photos are read and pictures
+    written.
+    """
+    reading = {"bit_depth": bit_depth, "max_pixels": MAX_PIXELS}
+    return {**method, "reading": reading, "pictures": asdict(pictures)}
 
 
 def open_run(
