@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipsam.nano.clicks import LOW, SamBatch, SamBatches, framed, prompt_for, targets_of
+from clipsam.nano.clicks import LOW, SamBatch, SamBatches, framed, prompt_for, targets_of, zoomed
 from clipsam.nano.corpus.compose import render
 from clipsam.nano.models import SAM_SIZE
 
@@ -104,3 +104,28 @@ def test_targets_name_defects_twice_and_no_empty_mask():
         assert all(mask.any() for mask in masks)
         for one in sample.instances:
             assert sum(mask is one.mask for mask in masks) == 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_zoomed_crop_holds_its_target_and_shows_it_larger(seed):
+    rng = np.random.default_rng(seed)
+    image, mask = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8), disc(radius=8)
+    far = np.zeros_like(mask)
+    far[80:, :4] = True
+    crop, (kept, *others) = zoomed(image, [mask], rng)
+    assert not others
+    assert crop.shape[:2] == kept.shape
+    assert max(kept.shape) <= 6 * 17 + 1
+    assert kept.sum() > 0.9 * mask.sum()
+    assert kept.mean() > mask.mean()
+    rows, columns = np.nonzero(kept)
+    expected = image[mask] if kept.sum() == mask.sum() else crop[rows, columns]
+    np.testing.assert_array_equal(crop[rows, columns], expected)
+
+
+def test_what_a_crop_cuts_is_no_target_in_it():
+    image, small, wide = np.zeros((90, 120, 3), np.uint8), disc(radius=6), np.ones((90, 120), bool)
+    for seed in range(30):
+        _, kept = zoomed(image, [small, wide], np.random.default_rng(seed))
+        assert all(mask.sum() in (small.sum(), wide.sum()) or mask.sum() > 0.9 * small.sum() for mask in kept)
+        assert kept

@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clipsam.nano.batches import recoloured
 from clipsam.nano.corpus.compose import Sample, render
 from clipsam.nano.corpus.families import HELD_OUT
 from clipsam.nano.models import SAM_PATCH, SAM_SIZE
@@ -26,6 +27,12 @@ LOW = SAM_SIZE // SAM_PATCH * 4
 
 SMALLEST = 6 / LOW**2
 """Share of the picture below which a mask is no target."""
+
+ZOOMED = 0.6
+"""Share of the pictures that are crops around one target, as small regions are shown in use."""
+
+KEPT = 0.9
+"""A mask of which a crop holds less than this part is no target in it."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,15 @@ class SamBatches(Dataset[SamBatch]):
         rng = np.random.default_rng((self.seed, 7, index))
         rows: list[tuple[Tensor, ...]] = []
         while len(rows) < self.batch:
-            long, short = int(rng.integers(224, 321)), int(rng.integers(160, 321))
-            height, width = (long, min(long, short)) if rng.random() < 0.5 else (min(long, short), long)
+            near = rng.random() < ZOOMED
+            sides = rng.integers((320, 240) if near else (224, 160), (513, 513) if near else (321, 321))
+            height, width = sorted(int(side) for side in sides)[:: 1 if rng.random() < 0.5 else -1]
             sample = render(int(rng.integers(2**31)), height, width, families=self.families, p_normal=0.1)
-            masks = targets_of(sample, rng)
+            image, masks = sample.image, targets_of(sample, rng, smallest=1e-4 if near else SMALLEST)
+            if near and masks:
+                image, masks = zoomed(image, masks, rng)
             if masks:
-                rows.append(self.row(sample.image, masks, rng))
+                rows.append(self.row(recoloured(rng)(image), masks, rng))
         return SamBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
     def row(
@@ -84,17 +94,37 @@ class SamBatches(Dataset[SamBatch]):
         return pixels, low, points, labels, boxes
 
 
-def targets_of(sample: Sample, rng: np.random.Generator) -> list[NDArray[np.bool_]]:
+def targets_of(
+    sample: Sample, rng: np.random.Generator, smallest: float = SMALLEST
+) -> list[NDArray[np.bool_]]:
     """What SAM should outline: each defect (twice as likely), pieces, and the part itself.
 
-    What covers less than a few cells of the mask logits is left out: there is nothing to outline.
+    What covers less than the `smallest` share of the picture is left out: there is nothing to outline.
     """
     defects = [one.mask for one in sample.instances]
     pieces = [mask for _, mask in sample.pieces]
     if len(pieces) > 3:
         pieces = [pieces[i] for i in rng.choice(len(pieces), 3, replace=False)]
     part = [sample.solid] if sample.solid.mean() < 0.95 else []
-    return [mask for mask in (*defects, *defects, *pieces, *part) if mask.mean() > SMALLEST]
+    return [mask for mask in (*defects, *defects, *pieces, *part) if mask.mean() > smallest]
+
+
+def zoomed(
+    image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+    """A square crop around one of the masks, 1.5 to 6 times as wide as it, and the masks that lie in it."""
+    rows, columns = np.nonzero(masks[int(rng.integers(len(masks)))])
+    longer = max(np.ptp(rows), np.ptp(columns)) + 1
+    side = int(max(longer * np.exp(rng.uniform(np.log(1.5), np.log(6))), 32))
+    window = []
+    for found, limit in ((rows, image.shape[0]), (columns, image.shape[1])):
+        middle = (found.min() + found.max()) / 2 + rng.normal(0, 0.1) * (side - longer)
+        start = int(np.clip(round(middle - side / 2), 0, max(0, limit - side)))
+        window.append(slice(start, start + side))
+    row, column = window
+    crops = ((mask, mask[row, column]) for mask in masks)
+    kept = [crop for mask, crop in crops if crop.mean() > SMALLEST and crop.sum() > KEPT * mask.sum()]
+    return image[row, column], kept
 
 
 def framed(

@@ -148,7 +148,7 @@ class Probed(nn.Module):
         for name, grid in found.items():
             maps = F.interpolate(grid.permute(0, 3, 1, 2), size=targets.shape[-2:], mode="bilinear")
             losses[name] = balanced(maps[:, -1], targets[:, -1])
-            losses[f"{name}_kinds"] = 0.5 * naming(maps[:, :-1], targets[:, :-1])
+            losses[f"{name}_kinds"] = naming(maps[:, :-1], targets[:, :-1])
         return losses
 
 
