@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from clipsam.nano import batches
-from clipsam.nano.batches import STRIDE, TYPES, ClipBatches, collate, pair, recoloured
+from clipsam.nano.batches import NEAR, STRIDE, TYPES, ClipBatches, close_ups, collate, pair, recoloured
 from clipsam.nano.corpus.compose import Instance, Sample, box_of, render
 from clipsam.nano.corpus.defects import DEFECTS
 
@@ -37,6 +37,9 @@ def test_a_batch_has_what_it_says():
     assert batch.targets.shape == (count, len(TYPES), height // STRIDE, width // STRIDE)
     assert 0 <= batch.targets.min() <= batch.targets.max() <= 1
     assert (len(batch.normal), len(batch.abnormal), len(batch.captions)) == (2 * count, 2 * len(TYPES), count)
+    assert batch.near.shape[1:] == (NEAR, NEAR, 3)
+    assert batch.near.dtype == torch.uint8
+    assert batch.near_targets.shape == (len(batch.near), len(TYPES), NEAR // STRIDE, NEAR // STRIDE)
     assert all(sentence.strip() for sentence in [*batch.normal, *batch.abnormal, *batch.captions])
 
 
@@ -129,3 +132,37 @@ def test_targets_are_shares_of_cells_and_their_union():
 
 def test_the_last_type_stands_for_all():
     assert (*DEFECTS, "damage") == TYPES
+
+
+def test_close_ups_hold_their_defect_at_its_place():
+    sample = damaged()
+    one = sample.instances[0]
+    for image, masks, of in close_ups(sample, one, np.random.default_rng(1), count=12):
+        assert of is sample
+        assert image.shape == (NEAR, NEAR, 3)
+        assert [kind for kind, _ in masks] == list(sample.defects)
+        rows, columns = np.nonzero(masks[0][1])
+        assert len(rows)
+        assert max(np.ptp(rows), np.ptp(columns)) + 1 >= NEAR / 5 or one.mask.sum() < (NEAR / 5) ** 2
+
+
+def test_a_close_up_shows_the_pixels_under_its_mask():
+    sample = damaged()
+    mask = sample.instances[0].mask
+    painted = np.where(mask[..., None], np.uint8(255), np.uint8(0)).repeat(3, axis=2)
+    sample = replace(sample, image=painted)
+    plain = (photo for seed in range(30) for photo in close_ups(sample, sample.instances[0], _untoned(seed)))
+    for image, masks, _ in plain:
+        inside = masks[0][1]
+        assert image[inside].mean() > 200
+        assert image[~inside].mean() < 60
+
+
+def _untoned(seed: int) -> np.random.Generator:
+    """A generator with which tones stay as they are and nothing is flipped."""
+
+    class Quiet(np.random.Generator):
+        def random(self, *_, **__):
+            return 0.39
+
+    return Quiet(np.random.PCG64(seed))

@@ -142,14 +142,20 @@ class Probed(nn.Module):
 
     def losses(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Losses of the probes on last tokens [b, h * w, c] and on the convolutions of the same pass."""
-        found = {"last": self.last(tokens.float().unflatten(1, self.seen.shape[1:3]))}
-        found["early"] = self.early(self.seen.float())
         losses = {}
-        for name, grid in found.items():
-            maps = F.interpolate(grid.permute(0, 3, 1, 2), size=targets.shape[-2:], mode="bilinear")
+        for name, maps in self.maps(tokens, targets).items():
             losses[name] = balanced(maps[:, -1], targets[:, -1])
             losses[f"{name}_kinds"] = naming(maps[:, :-1], targets[:, :-1])
         return losses
+
+    def maps(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """What each probe says, as large as the targets [b, k, h, w]."""
+        found = {"last": self.last(tokens.float().unflatten(1, self.seen.shape[1:3]))}
+        found["early"] = self.early(self.seen.float())
+        return {
+            name: F.interpolate(grid.permute(0, 3, 1, 2), size=targets.shape[-2:], mode="bilinear")
+            for name, grid in found.items()
+        }
 
 
 def teach_text(model: CLIP, tokenizer: PreTrainedTokenizerFast, config: ClipTraining, device: str) -> None:
@@ -232,22 +238,49 @@ def losses_of(
     """All losses of one batch, in bfloat16 where that is faster."""
     model, kind = probed.model, torch.device(device).type
     with torch.autocast(kind, torch.bfloat16):
-        tokens = model.visual.trunk.forward_features(normalised(batch.pixels.to(device)))
-        patches = F.normalize(model.visual.head(tokens).float(), dim=-1)
+        tokens, patches = seen(model, batch.pixels.to(device))
         pooled = F.normalize(model.visual.head(tokens.mean(dim=1)).float(), dim=-1)
         sentences = [*batch.normal, *batch.abnormal, *batch.captions]
         with torch.no_grad():
             text = encode_text(model, tokenizer, sentences, device)
     count, types = len(batch.pixels), len(batch.abnormal) // 2
     normal, abnormal, captions = text.split([2 * count, 2 * types, count])
-    scale = model.logit_scale.exp()
-    grid = [side // 16 for side in batch.pixels.shape[1:3]]
-    logits = type_logits(patches.unflatten(1, grid), paired(normal), paired(abnormal), scale)
-    logits = F.interpolate(logits, size=batch.targets.shape[-2:], mode="bilinear")
-    losses = dense_losses(logits, batch.targets.to(device), types - 1, config.sharpness)
-    losses |= probed.losses(tokens, batch.targets.to(device))
+    scale, abnormal = model.logit_scale.exp(), paired(abnormal)
+    targets = batch.targets.to(device)
+    logits = type_logits(patches, paired(normal), abnormal, scale)
+    logits = F.interpolate(logits, size=targets.shape[-2:], mode="bilinear")
+    losses = dense_losses(logits, targets, types - 1, config.sharpness)
+    losses |= probed.losses(tokens, targets)
     losses["caption"] = config.contrast * contrastive(pooled, captions, scale)
+    if len(batch.near):
+        losses |= near_losses(probed, batch, abnormal, device)
     return losses
+
+
+def near_losses(probed: Probed, batch: ClipBatch, abnormal: Tensor, device: str) -> dict[str, Tensor]:
+    """Which type a defect is of, on close-ups, by the types' vectors [k, d] and by the probes.
+
+    The norms keep the statistics of whole pictures, which are what the model is for.
+    """
+    model, targets = probed.model, batch.near_targets.to(device)
+    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d) and part.training]
+    for norm in norms:
+        norm.eval()
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        tokens, patches = seen(model, batch.near.to(device))
+    for norm in norms:
+        norm.train()
+    towards = model.logit_scale.exp() * torch.einsum("bhwd,kd->bkhw", patches, abnormal)
+    maps = probed.maps(tokens, targets)
+    maps["names"] = F.interpolate(towards, size=targets.shape[-2:], mode="bilinear")
+    return {f"near_{name}": naming(grid[:, :-1], targets[:, :-1]) for name, grid in maps.items()}
+
+
+def seen(model: CLIP, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures uint8 [b, H, W, 3] -> last tokens [b, h * w, c] and unit vectors of patches [b, h, w, d]."""
+    tokens = model.visual.trunk.forward_features(normalised(pixels))
+    grid = [side // 16 for side in pixels.shape[1:3]]
+    return tokens, F.normalize(model.visual.head(tokens).float(), dim=-1).unflatten(1, grid)
 
 
 def normalised(pixels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import platform
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -53,7 +53,7 @@ class OtherSettings(RunError):
     """The folder holds a run that was made with other settings."""
 
 
-def run_settings(method: Manifest, bit_depth: int | None, pictures: PictureOptions) -> Manifest:
+def run_settings(method: Mapping[str, Any], bit_depth: int | None, pictures: PictureOptions) -> Manifest:
     """All that decides the results of a run: the segmenter's manifest, and how photos are read and pictures
     written.
     """
