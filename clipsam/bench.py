@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipsam.clip import ClipEncoder
+from clipsam.devices import usable_device
 from clipsam.errors import UsageError
 from clipsam.heatmap import Look, see
 from clipsam.locations import locate
@@ -30,7 +31,7 @@ from clipsam.random_weights import random_clip, random_sam
 from clipsam.regions import region_prompts
 from clipsam.sam import SamRefiner
 from clipsam.sam_backends import decode, embed
-from clipsam.segmenter import AnomalySegmenter, _usable
+from clipsam.segmenter import AnomalySegmenter
 
 _SEED = 3  # of the rendered part that is looked at
 
@@ -87,7 +88,7 @@ def bench_segmenter(
     if preset.heatmap.attention == "proxy" or preset.text_map:
         raise UsageError(f"preset {preset.name} needs a second encoder, which cannot be drawn at random")
     place: dict[str, Any] = {
-        "device": _usable(device),
+        "device": usable_device(device),
         "dtype": dtype,
     }
     clip = (

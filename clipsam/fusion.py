@@ -24,7 +24,7 @@ from clipsam.regions import RegionPrompt
 from clipsam.result import Region
 from clipsam.settings import FusionSettings
 
-__all__ = ["PUBLISHED", "FusionSettings", "find_regions", "fuse", "image_score", "region_peak"]
+__all__ = ["PUBLISHED", "FusionSettings", "find_regions", "fuse", "image_score", "photo_score", "region_peak"]
 
 PUBLISHED = {
     # arXiv 2401.12665: the confidence-weighted sum of the masks, normalised, is added to the map. Half of
@@ -100,8 +100,8 @@ def fuse(
 def image_score(anomaly: NDArray[np.float32], settings: FusionSettings | None = None) -> float:
     """One number in [0, 1] for a map or some of its pixels: the maximum, or the mean of the top ones.
 
-    With scores "coarse" and "whole" the photo's score is not made from this map (see
-    `AnomalySegmenter.segment`), and regions have their maximum.
+    With scores "coarse" and "whole" the photo's score is not made from this map (see `photo_score`), and
+    regions have their maximum.
     """
     settings = settings or FusionSettings()
     _check(settings)
@@ -109,6 +109,30 @@ def image_score(anomaly: NDArray[np.float32], settings: FusionSettings | None = 
         return float(anomaly.max())
     count = max(1, round(settings.top_fraction * anomaly.size))
     return float(np.partition(anomaly, -count, axis=None)[-count:].mean(dtype=np.float64))
+
+
+def photo_score(
+    anomaly: NDArray[np.float32],
+    coarse: NDArray[np.float32],
+    whole: float | None,
+    settings: FusionSettings,
+    inside: NDArray[np.bool_] | None = None,
+) -> float:
+    """The score of a photo in [0, 1], by `settings.score`: from its map, from the coarse one, both [H, W], or
+    `whole`, CLIP's own. `inside`: the pixels that count.
+
+    Raises `UsageError` where CLIP's own is asked for and no scale was seen in one piece (None).
+    """
+    if settings.score == "coarse":
+        return float(coarse.max())
+    if settings.score != "whole":
+        return image_score(anomaly if inside is None else anomaly[inside], settings)
+    if whole is None:
+        raise UsageError(
+            "the image score 'whole' needs a scale that CLIP sees in one piece, but all of them are cut into "
+            "tiles; add a smaller scale, or choose the score 'max', 'top' or 'coarse'"
+        )
+    return whole
 
 
 def find_regions(

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipsam.errors import PhotoError, UsageError
-from clipsam.images import MAX_PIXELS, read_photo
+from clipsam.images import MAX_PIXELS, Photo, read_photo
 
 FORMAT = "clipsam-roi-1"
 SHAPE_TOLERANCE = 0.01  # of the aspect ratio: more is another camera or another crop
@@ -182,6 +182,18 @@ class Roi:
                 f"at {width} x {height} px nothing is left of the region of interest", "other-shape"
             )
         return mask
+
+    def of(self, photo: Photo) -> NDArray[np.bool_]:
+        """What to inspect of this photo, as `mask`; a `PhotoError` names it."""
+        try:
+            return self.mask(*photo.pixels.shape[:2])
+        except PhotoError as error:
+            raise PhotoError(f"{photo.path or 'the photo'}: {error}", error.kind) from error
+
+
+def only(values: NDArray[np.float32], inside: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """The map [H, W], 0 outside of `inside`, what is inspected; None is everywhere."""
+    return values if inside is None else np.where(inside, values, np.float32(0))
 
 
 @lru_cache(maxsize=4)

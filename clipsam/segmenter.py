@@ -8,10 +8,8 @@ and reports.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,26 +17,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipsam import __version__
 from clipsam.adapter import Adapter
 from clipsam.clip import ClipEncoder
 from clipsam.companions import references_from
 from clipsam.edges import sharpen
-from clipsam.errors import PhotoError, UsageError
-from clipsam.fusion import find_regions, fuse, image_score
+from clipsam.fusion import find_regions, fuse, photo_score
 from clipsam.heatmap import CoarseMap, coarse_map, text_targets
 from clipsam.images import Photo, as_photo
+from clipsam.loading import chosen, load_models, load_roi
 from clipsam.masks import SoftMask
 from clipsam.memory import draw
-from clipsam.presets import Preset, PresetChoice, choose_preset
-from clipsam.programs import attach
+from clipsam.presets import Preset
 from clipsam.prompts import PromptEnsemble, load_prompts
-from clipsam.proxy import ProxyEncoder
 from clipsam.references import Words
 from clipsam.regions import RegionPrompt, region_prompts
 from clipsam.result import Segmentation
+from clipsam.roi import only
 from clipsam.sam import SamRefiner
 from clipsam.sam3_map import Sam3TextMap
+from clipsam.setup_manifest import manifest_of, words_hash
 from clipsam.stopwatch import Stopwatch
 from clipsam.stream import Stream
 
@@ -121,50 +118,31 @@ class AnomalySegmenter:
         `UsageError`, `PromptError`, `WeightsError`, or `CalibrationError` where the calibration was made with
         another setup.
         """
-        choice = (
-            PresetChoice(name, "the caller's own")
-            if isinstance(name, Preset)
-            else choose_preset(name, models_dir)
+        choice = chosen(name, models_dir, threshold, calibration)
+        preset, ensemble = choice.preset, load_prompts(prompts or choice.preset.prompts)
+        models = load_models(
+            preset,
+            ensemble,
+            sam=sam,
+            adapter=adapter,
+            device=device,
+            dtype=dtype,
+            models_dir=models_dir,
+            exported=exported,
         )
-        preset = choice.preset
-        if threshold is not None:
-            if not 0 <= threshold <= 1:
-                raise UsageError(f"the threshold is {threshold}; expected a value of the map, from 0 to 1")
-            preset = replace(preset, pixel_threshold=threshold)
-        if calibration is not None and threshold is not None:
-            raise UsageError("both a threshold and a calibration are given, which has one; leave one out")
-        place: dict[str, Any] = {"device": _usable(device or ("cpu" if exported else None)), "dtype": dtype}
-        ensemble = load_prompts(prompts or preset.prompts)
-        clip = ClipEncoder.from_spec(preset.clip, models_dir=models_dir, **place)
-        if preset.heatmap.attention == "proxy":
-            clip.proxy = ProxyEncoder.from_spec(preset.proxy, models_dir=models_dir, **place)
-        wanted = preset.sam if sam else None
-        refiner = SamRefiner.from_spec(wanted, models_dir=models_dir, **place) if wanted else None
-        words = preset.text_map
-        if adapter and words:
-            raise UsageError(
-                f"preset {preset.name} takes its map from {words.name}, and the adapter {adapter} gives one "
-                "too; expected one of them: leave out --adapter, or choose a preset without text_map"
-            )
-        if exported and words:
-            raise UsageError(f"the map of {words.name} cannot be exported; choose a preset without text_map")
-        programs = attach(exported, clip, refiner, preset.heatmap) if exported else None
-        trained = Adapter.load(adapter, clip, ensemble, preset.heatmap) if adapter else None
-        text_map = Sam3TextMap.from_spec(words, models_dir=models_dir, **place) if words else None
-        ensemble = ensemble.with_defects(defects)
         segmenter = cls(
             preset,
-            clip,
-            refiner,
-            ensemble,
+            models.clip,
+            models.sam,
+            ensemble.with_defects(defects),
             product,
-            adapter=trained,
-            text_map=text_map,
-            roi=_loaded_roi(roi, product, preset),
+            adapter=models.adapter,
+            text_map=models.text_map,
+            roi=load_roi(roi, product, preset),
         )
-        segmenter.choice, segmenter.programs = choice.reason, programs
+        segmenter.choice, segmenter.programs = choice.reason, models.programs
         if references:
-            segmenter.memory = references_from(references).memory(clip, preset, segmenter.words)
+            segmenter.memory = references_from(references).memory(models.clip, preset, segmenter.words)
         return segmenter if calibration is None else segmenter.calibrated(calibration)
 
     def about(self, product: str) -> AnomalySegmenter:
@@ -193,14 +171,14 @@ class AnomalySegmenter:
             photo = as_photo(image)
         with clock.stage("clip"):
             coarse = self._coarse_map(photo.pixels)
-        inside = self._inside(photo)
+        inside = self.roi.of(photo) if self.roi else None
         if self.adapter is not None:
             with clock.stage("adapter"):
                 coarse = replace(coarse, anomaly=self.adapter.map(photo.pixels, self.product))
         if self.memory is not None:
             with clock.stage(self.memory.stage):
                 coarse = self.memory.join(coarse, photo.pixels)
-        seen = _only(coarse.anomaly, inside)
+        seen = only(coarse.anomaly, inside)
         degraded = self._refines and refine is not None and not refine()
         with clock.stage("regions"):
             prompts = () if degraded else region_prompts(seen, self.preset.regions)
@@ -210,11 +188,11 @@ class AnomalySegmenter:
             anomaly_map = seen
             if not degraded:
                 sharp = sharpen(coarse.anomaly, photo.pixels, self.preset.fusion)
-                anomaly_map = _only(fuse(sharp, masks, self.preset.fusion), inside)
+                anomaly_map = only(fuse(sharp, masks, self.preset.fusion), inside)
             mask, regions = find_regions(
                 anomaly_map, coarse.types, coarse.defects, self.pixel_threshold, self.preset.fusion
             )
-            score = self._score(anomaly_map, replace(coarse, anomaly=seen), inside)
+            score = photo_score(anomaly_map, seen, coarse.image_score, self.preset.fusion, inside)
         return Segmentation(
             path=photo.path,
             sha256=photo.sha256,
@@ -290,12 +268,7 @@ class AnomalySegmenter:
                 return self.adapter.map(pixels, self.product)
             return self._coarse_map(pixels).anomaly
 
-        deciding = (
-            self.prompts.hash(self.product),
-            self.adapter.describe() if self.adapter else None,
-            asdict(self.preset.heatmap),
-        )
-        return Words(text, hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest())
+        return Words(text, words_hash(self))
 
     @property
     def pixel_threshold(self) -> float:
@@ -304,29 +277,6 @@ class AnomalySegmenter:
             return self.calibration.pixel_cut
         # Outside of the region of interest the map is 0, and no threshold may flag that.
         return max(self.preset.pixel_threshold, _LEAST) if self.roi else self.preset.pixel_threshold
-
-    def _inside(self, photo: Photo) -> NDArray[np.bool_] | None:
-        if self.roi is None:
-            return None
-        try:
-            return self.roi.mask(*photo.pixels.shape[:2])
-        except PhotoError as error:
-            raise PhotoError(f"{photo.path or 'the photo'}: {error}", error.kind) from error
-
-    def _score(
-        self, anomaly_map: NDArray[np.float32], coarse: CoarseMap, inside: NDArray[np.bool_] | None
-    ) -> float:
-        if self.preset.fusion.score == "coarse":
-            return float(coarse.anomaly.max())
-        if self.preset.fusion.score != "whole":
-            return image_score(anomaly_map if inside is None else anomaly_map[inside], self.preset.fusion)
-        if coarse.image_score is None:
-            raise UsageError(
-                f"the image score 'whole' needs a scale that CLIP sees in one piece, but all of "
-                f"{self.preset.heatmap.sizes} are cut into tiles of {self.preset.heatmap.tile} px; "
-                "add a smaller scale, or choose the score 'max' or 'top'"
-            )
-        return coarse.image_score
 
     def segment_batch(
         self, images: Sequence[str | Path | Image | NDArray[np.uint8] | Photo], *, consensus: bool = False
@@ -374,62 +324,4 @@ class AnomalySegmenter:
 
     def manifest(self) -> dict[str, Any]:
         """Return all that decides a result, for `run.json`: versions, preset, weights, prompts, settings."""
-        return {
-            "clipsam": __version__,
-            "preset": self.preset.name,
-            "product": self.product,
-            "weights": {
-                part.name: part.weights_hash
-                for part in (self.clip, self.sam, self.clip.proxy, self.text_map)
-                if part
-            },
-            "prompts": {"name": self.prompts.name, "hash": self.prompts.hash(self.product)},
-            "heatmap": asdict(self.preset.heatmap),
-            "adapter": self.adapter.describe() if self.adapter else None,
-            "regions": asdict(self.preset.regions),
-            "sam": asdict(self.preset.sam_settings) if self.sam else None,
-            "fusion": asdict(self.preset.fusion),
-            "pixel_threshold": self.pixel_threshold,
-            "roi": self.roi.manifest() if self.roi else None,
-            "calibration_id": self.calibration.id if self.calibration else None,
-            "calibration": self.calibration.manifest() if self.calibration else None,
-            **({self.memory.stage: self.memory.manifest()} if self.memory else {}),
-            "dtype": str(self.clip.dtype).removeprefix("torch."),
-            "device": str(self.clip.device),
-            **({"programs": self.programs} if self.programs else {}),
-        }
-
-
-def _loaded_roi(roi: str | Path | Roi | None, product: str, preset: Preset) -> Roi | None:
-    """The region, from its file if need be. A score of the whole photo cannot be kept to it."""
-    if roi is None:
-        return None
-    if preset.fusion.score == "whole":
-        raise UsageError(
-            f"preset {preset.name} takes the score from the photo as a whole, which no region of interest "
-            "can limit; use the score 'max', 'top' or 'coarse', or leave out the region"
-        )
-    if isinstance(roi, (str, Path)):
-        from clipsam.roi import Roi
-
-        roi = Roi.load(roi, product)
-    return roi
-
-
-def _only(values: NDArray[np.float32], inside: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    """The map [H, W], 0 outside of the region of interest."""
-    return values if inside is None else np.where(inside, values, np.float32(0))
-
-
-def _usable(device: str | None) -> str:
-    """`device`, proved by an allocation; without one the GPU where there is one."""
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(
-            f"the device {device!r} cannot be used ({reason}); expected cpu, or cuda or cuda:N of a GPU here"
-        ) from error
-    return device
+        return manifest_of(self)

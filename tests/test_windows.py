@@ -223,7 +223,7 @@ def test_the_score_of_the_whole_needs_a_whole(tmp_path: Path) -> None:
     chosen = replace(chosen, heatmap=replace(chosen.heatmap, tile=32))
     encoder = tiny_encoder(cache_dir=tmp_path)
     segmenter = AnomalySegmenter(chosen, encoder, None, load_prompts("winclip"), "bottle")
-    with pytest.raises(UsageError, match="cut into tiles of 32 px"):
+    with pytest.raises(UsageError, match="all of them are cut into tiles"):
         segmenter.segment(np.zeros((60, 90, 3), dtype=np.uint8))
 
 
