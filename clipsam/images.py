@@ -46,9 +46,11 @@ __all__ = [
     "FoundPhotos",
     "Photo",
     "as_photo",
+    "decode_file",
     "decode_photo",
     "file_sha256",
     "find_photos",
+    "open_photo",
     "photo_size",
     "read_photo",
 ]
@@ -130,11 +132,23 @@ def read_photo(path: str | Path, *, bit_depth: int | None = None, max_pixels: in
             f"bit depth {bit_depth} makes no sense; expected 9 to 32, such as 12 for a 12-bit camera"
         )
     path = Path(path)
+    with open_photo(path) as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return decode_file(file, path, sha256, bit_depth=bit_depth, max_pixels=max_pixels)
+
+
+def decode_file(
+    file: BufferedReader,
+    path: Path,
+    sha256: str | None,
+    *,
+    bit_depth: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Photo:
+    """Decode an open photo file from its start, as `read_photo` does; `path` is what errors call it."""
+    file.seek(0)
     try:
-        with _open_file(path) as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            return Photo(_decode(file, path, bit_depth, max_pixels), path, sha256)
+        return Photo(_decode(file, path, bit_depth, max_pixels), path, sha256)
     except MemoryError as error:
         raise PhotoError(f"{path}: not enough memory to decode it", "too-large") from error
 
@@ -152,18 +166,19 @@ def decode_photo(data: bytes, name: str = "the photo", *, max_pixels: int = MAX_
 
 def file_sha256(path: str | Path) -> str:
     """SHA-256 (hex) of a file's bytes; `PhotoError` when it is missing, empty or unreadable."""
-    with _open_file(Path(path)) as file:
+    with open_photo(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def photo_size(path: str | Path) -> tuple[int, int]:
     """Width and height by the file's header, before any rotation; `PhotoError` as in `read_photo`."""
     path = Path(path)
-    with _open_file(path) as file:
+    with open_photo(path) as file:
         return _open_image(file, path).size
 
 
-def _open_file(path: Path) -> BufferedReader:
+def open_photo(path: Path) -> BufferedReader:
+    """Open a photo's file; `PhotoError` when it is missing, empty, no file or unreadable."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):

@@ -25,7 +25,7 @@ from clipsam.runs.store import Row, error_row, is_suspicious
 
 if TYPE_CHECKING:
     from clipsam.result import Segmentation
-    from clipsam.runs.inspection import Segmenter
+    from clipsam.runs.photowork import Segmenter
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,10 @@ from clipsam.errors import RunError, UsageError
 from clipsam.images import Photo
 from clipsam.result import Segmentation
 from clipsam.runs.ahead import map_ahead
-from clipsam.runs.inspection import RunSummary, Step, inspect_photos
+from clipsam.runs.inspection import RunSummary, inspect_photos
 from clipsam.runs.manifest import read_manifest
 from clipsam.runs.pictures import read_map
+from clipsam.runs.sitting import Step
 from clipsam.runs.store import read_rows
 
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from clipsam.cli import inspect as verb
 from clipsam.cli._store import Keeping
 from clipsam.errors import StoreError, UsageError
-from clipsam.runs.inspection import Step
+from clipsam.runs.sitting import Step
 from clipsam.runs.store import read_rows
 from clipsam.store import Station
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from clipsam.runs.store import is_suspicious
 
 if TYPE_CHECKING:
-    from clipsam.runs.inspection import Step
+    from clipsam.runs.sitting import Step
 
 SECONDS_BETWEEN_LINES = 5.0
 

@@ -14,7 +14,7 @@ import typer
 from clipsam.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from clipsam.runs.inspection import Step
+    from clipsam.runs.sitting import Step
     from clipsam.store import Station
 
 NONE = "none"

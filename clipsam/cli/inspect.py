@@ -15,7 +15,8 @@ from clipsam.cli import _options as options
 from clipsam.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipsam.runs.inspection import RunSummary, Step
+    from clipsam.runs.inspection import RunSummary
+    from clipsam.runs.sitting import Step
 
 NOTHING_DONE, SOME_UNREADABLE, DEFECTIVE = 1, 2, 3
 LISTED = 10  # suspicious photos and errors in the summary; the run folder has them all

@@ -19,7 +19,9 @@ from clipsam.nano.corpus.compose import Sample
 from clipsam.nano.demo import demo_parts
 from clipsam.report.page import write_report
 from clipsam.result import Region
-from clipsam.runs.inspection import RunSummary, Segmenter, Step, inspect_photos
+from clipsam.runs.inspection import RunSummary, inspect_photos
+from clipsam.runs.photowork import Segmenter
+from clipsam.runs.sitting import Step
 
 NAME = re.compile(r"\d\d+ [^,]+, .+\.png")
 """What the demo's photos are called."""

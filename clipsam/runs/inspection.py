@@ -7,52 +7,33 @@ wait; rows come in the order of the photos all the same. Knows nothing of models
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from clipsam.drift import DriftWatch
 from clipsam.errors import PhotoError, UsageError
 from clipsam.finding import FoundPhotos, find_photos
-from clipsam.images import Photo, file_sha256, photo_size, read_photo
+from clipsam.images import photo_size
 from clipsam.runs.ahead import Flight, map_ahead
-from clipsam.runs.manifest import Manifest, now, open_run, run_settings, story_of, write_manifest
+from clipsam.runs.manifest import Manifest, open_run, run_settings, story_of, write_manifest
+from clipsam.runs.photowork import FAILURES_IN_A_ROW, PhotoWork, Reading, Segmenter, finished_row, read
 from clipsam.runs.pictures import PictureOptions, picture_names, write_pictures
-from clipsam.runs.store import ResultStore, Row, error_row, is_suspicious, ranked, result_row
+from clipsam.runs.sitting import Sitting, Step
+from clipsam.runs.store import ResultStore, Row, is_suspicious, ranked
 
 if TYPE_CHECKING:
     from clipsam.drift import DriftWarning
+    from clipsam.images import Photo
     from clipsam.result import Segmentation
-
-log = logging.getLogger(__name__)
 
 DEPTH = 4  # photos read ahead, and photos whose pictures are being written
 PIXELS_IN_FLIGHT = 24e6  # of each of the two; a larger photo travels alone, so that memory stays bounded
-FAILURES_IN_A_ROW = 3  # of the segmenter, not of photos: then the fault is general, and no use going on
-
-
-class Segmenter(Protocol):
-    """What the loop needs of `AnomalySegmenter`."""
-
-    def segment(self, image: Photo) -> Segmentation: ...
-
-    def manifest(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Step:
-    """One photo is done, or was done before (`resumed`): its row, and how far the run is."""
-
-    row: Row
-    resumed: bool
-    number: int  # from 1
-    total: int
 
 
 @dataclass(frozen=True)
@@ -140,11 +121,12 @@ def inspect_photos(
     watch = DriftWatch.over(getattr(segmenter, "calibration", None), bit_depth)
     manifest = open_run(out, settings, root=found.root, inputs=names, overwrite=overwrite)
     with ResultStore(out / "results.jsonl") as store:
-        loop = _Loop(segmenter, out, store, found, Path(manifest["root"]), options, bit_depth, on_step, watch)
+        sitting = Sitting(store, found.photos, watch, on_step)
+        pictures = picture_names(found.photos, Path(manifest["root"]))
         start = time.perf_counter()
         state = "interrupted"
         try:
-            loop.run()
+            _Loop(segmenter, out, sitting, pictures, options, bit_depth).run()
             state = "finished"
         finally:
             seconds = time.perf_counter() - start
@@ -154,55 +136,39 @@ def inspect_photos(
                 manifest["drift"] = watch.summary()
             _close(out, manifest, store, found, state, seconds)
     drift = watch.warnings[-1] if watch and watch.warnings else None
-    return RunSummary(out, tuple(loop.rows), loop.resumed, found.skipped, seconds, drift)
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """A photo as the reading thread hands it over: decoded, or known to be bad, or done before."""
-
-    path: Path
-    sha256: str | None
-    seconds: float
-    photo: Photo | None = None
-    error: PhotoError | None = None
-    row: Row | None = None
+    return RunSummary(out, sitting.rows, sitting.resumed, found.skipped, seconds, drift)
 
 
 class _Loop:
-    """The state of one call: what is in flight, and the rows so far."""
+    """The engine of this machine: reads ahead, segments one photo after the other, writes behind."""
 
     def __init__(
         self,
         segmenter: Segmenter,
         out: Path,
-        store: ResultStore,
-        found: FoundPhotos,
-        root: Path,
+        sitting: Sitting,
+        names: Mapping[Path, str],
         options: PictureOptions,
         bit_depth: int | None,
-        on_step: Callable[[Step], None] | None,
-        watch: DriftWatch | None = None,
     ) -> None:
-        self.rows: list[Row] = []
-        self.resumed = 0
-        self._segmenter = segmenter
+        self._work = PhotoWork(segmenter, min(FAILURES_IN_A_ROW, len(sitting.photos)))
         self._out = out
-        self._store = store
-        self._photos = found.photos
-        self._names = picture_names(found.photos, root)
+        self._sitting = sitting
+        self._names = names
         self._options = options
         self._bit_depth = bit_depth
-        self._on_step = on_step
-        self._watch = watch
         self._writing = Flight(DEPTH, PIXELS_IN_FLIGHT)
-        self._failures = 0
 
     def run(self) -> None:
         with ThreadPoolExecutor(2, "read") as readers, ThreadPoolExecutor(2, "write") as writers:
             try:
                 readings = map_ahead(
-                    readers, self._read, self._photos, weight=_pixels, depth=DEPTH, limit=PIXELS_IN_FLIGHT
+                    readers,
+                    self._read,
+                    self._sitting.photos,
+                    weight=_pixels,
+                    depth=DEPTH,
+                    limit=PIXELS_IN_FLIGHT,
                 )
                 for reading in readings:
                     self._handle(reading, writers)
@@ -210,28 +176,17 @@ class _Loop:
                 readers.shutdown(wait=False, cancel_futures=True)
                 self._settle_all()  # what the models have done is kept, whatever happened
 
-    def _read(self, path: Path) -> _Reading:
-        start = time.perf_counter()
-        sha256 = None
-        try:
-            sha256 = file_sha256(path)
-            if (row := self._store.done(path, sha256)) is not None:
-                return _Reading(path, sha256, 0.0, row=row)
-            photo = read_photo(path, bit_depth=self._bit_depth)
-            return _Reading(path, photo.sha256, time.perf_counter() - start, photo=photo)
-        except PhotoError as error:
-            return _Reading(path, sha256, time.perf_counter() - start, error=error)
+    def _read(self, path: Path) -> Reading:
+        return read(path, self._sitting.done(path), self._bit_depth)
 
-    def _handle(self, reading: _Reading, writers: Executor) -> None:
+    def _handle(self, reading: Reading, writers: Executor) -> None:
         """Segment one photo, and start to write its pictures."""
         if reading.photo is None:
-            row = reading.row
-            if reading.error is not None:
-                row = error_row(reading.path, reading.sha256, reading.error.kind, str(reading.error))
+            row = reading.error_row or self._sitting.old(reading.path)
             self._put(writers, lambda: row, 0)
             return
         start = time.perf_counter()
-        result = self._segment(reading)
+        result = self._work.segment(reading)
         if isinstance(result, dict):
             failure = result
             self._put(writers, lambda: failure, 0)
@@ -240,52 +195,21 @@ class _Loop:
         photo = reading.photo
         self._put(writers, lambda: self._write(reading, photo, result, seconds), photo.pixels.size / 3)
 
-    def _segment(self, reading: _Reading) -> Segmentation | Row:
-        """The result, or an error row when the segmenter fails on this photo only."""
-        assert reading.photo is not None
-        try:
-            result = self._segmenter.segment(reading.photo)
-            self._failures = 0
-            return result
-        except PhotoError as error:
-            return error_row(reading.path, reading.sha256, error.kind, str(error))
-        except Exception as error:
-            self._failures += 1
-            if self._failures == min(FAILURES_IN_A_ROW, len(self._photos)):
-                raise
-            log.exception("%s: the segmenter failed", reading.path)
-            message = f"{reading.path}: the segmenter failed: {type(error).__name__}: {error}"
-            return error_row(reading.path, None, "failed", message)  # no hash: a later call tries it again
+    def _write(self, reading: Reading, photo: Photo, result: Segmentation, seconds: float) -> Row:
+        def write() -> dict[str, str]:
+            name = self._names[reading.path]
+            return write_pictures(self._out, name, photo.pixels, result, self._options)
 
-    def _write(self, reading: _Reading, photo: Photo, result: Segmentation, seconds: float) -> Row:
-        start = time.perf_counter()
-        files = write_pictures(self._out, self._names[reading.path], photo.pixels, result, self._options)
-        row = result_row(reading.path, reading.sha256, result, seconds)
-        row["stages"] = {
-            "read": round(reading.seconds, 4),
-            **{name: spent for name, spent in row["stages"].items() if spent > 0},
-            "write": round(time.perf_counter() - start, 4),
-        }
-        return row | {"files": files}
+        return finished_row(reading, result, seconds, write)
 
-    def _put(self, writers: Executor, work: Callable[[], Row | None], pixels: float) -> None:
+    def _put(self, writers: Executor, work: Callable[[], Row], pixels: float) -> None:
         while not self._writing.has_room(pixels):
             self._settle()
         self._writing.add(writers.submit(work), pixels)
 
     def _settle(self) -> None:
-        """Wait for the oldest pictures, then add their row: a row promises that its pictures are whole."""
-        row: Row = self._writing.next().result()
-        resumed = self._store.rows.get(row["path"]) is row
-        if not resumed:
-            row["time"] = now()
-            self._store.append(row)
-        self.rows.append(row)
-        self.resumed += resumed
-        if self._watch is not None and "score" in row:
-            self._watch.add(row["score"])
-        if self._on_step is not None:
-            self._on_step(Step(row, resumed, len(self.rows), len(self._photos)))
+        """Wait for the oldest pictures, then take their row: a row promises that its pictures are whole."""
+        self._sitting.take(self._writing.next().result())
 
     def _settle_all(self) -> None:
         while len(self._writing):

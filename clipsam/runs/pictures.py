@@ -1,8 +1,8 @@
 """The pictures of a run: maps, masks and overlays, each photo's under the name that mirrors its own.
 
-Input: a photo's pixels and its `Segmentation`. Output: files in maps/, masks/ and overlays/. A map is 16-bit
-PNG, value / 65535 on the fixed scale [0, 1], or float TIFF; a mask is 0 and 255; all have the photo's own
-size. Knows nothing of rows and settings.
+Input: a photo's pixels and its `Segmentation`. Output: files in maps/, masks/ and overlays/, or their bytes,
+which can travel before they are written. A map is 16-bit PNG, value / 65535 on the fixed scale [0, 1], or
+float TIFF; a mask is 0 and 255; all have the photo's own size. Knows nothing of rows and settings.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import os
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,43 @@ def picture_names(photos: Sequence[Path], root: Path) -> dict[Path, str]:
     return names
 
 
+def encoded_pictures(
+    name: str, pixels: NDArray[np.uint8], result: Segmentation, options: PictureOptions
+) -> Iterator[tuple[str, str, bytes]]:
+    """The pictures of one photo, one after the other: kind (mask, map, overlay), file relative to the run
+    folder, its bytes. `pixels` uint8 [H, W, 3].
+    """
+    mask = Image.fromarray(result.mask.astype(np.uint8) * 255)
+    yield "mask", f"masks/{name}.png", _encoded(mask, "PNG", compress_level=1)
+    if options.maps == "png16":
+        yield "map", f"maps/{name}.png", map_to_png(result.anomaly_map)
+    elif options.maps == "tiff":
+        values = Image.fromarray(np.asarray(result.anomaly_map, np.float32))
+        yield "map", f"maps/{name}.tiff", _encoded(values, "TIFF")
+    if options.overlays:
+        overlay = draw_overlay(pixels, result)
+        if max(pixels.shape) <= JPEG_LIMIT:
+            yield "overlay", f"overlays/{name}.jpg", _encoded(overlay, "JPEG", quality=90, subsampling=0)
+        else:
+            yield "overlay", f"overlays/{name}.png", _encoded(overlay, "PNG")
+
+
+def save_pictures(folder: Path, name: str, pictures: Iterable[tuple[str, str, bytes]]) -> dict[str, str]:
+    """Write encoded pictures of the photo `name`; gives their paths relative to `folder` by kind.
+
+    Raises `RunError` when the disk does not take them.
+    """
+    files = {}
+    try:
+        for kind, file, data in pictures:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes(data)
+            files[kind] = file
+    except OSError as error:
+        raise RunError(f"{folder}: the pictures of {name} cannot be written: {error}") from error
+    return files
+
+
 def write_pictures(
     folder: Path, name: str, pixels: NDArray[np.uint8], result: Segmentation, options: PictureOptions
 ) -> dict[str, str]:
@@ -69,24 +107,7 @@ def write_pictures(
 
     `pixels` uint8 [H, W, 3]; raises `RunError` when the disk does not take them.
     """
-    files = {"mask": f"masks/{name}.png"}
-    if options.maps != "none":
-        files["map"] = f"maps/{name}.{'png' if options.maps == 'png16' else 'tiff'}"
-    if options.overlays:
-        files["overlay"] = f"overlays/{name}.{'jpg' if max(pixels.shape) <= JPEG_LIMIT else 'png'}"
-    try:
-        for file in files.values():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(result.mask.astype(np.uint8) * 255).save(folder / files["mask"], compress_level=1)
-        if options.maps == "png16":
-            (folder / files["map"]).write_bytes(map_to_png(result.anomaly_map))
-        elif options.maps == "tiff":
-            Image.fromarray(np.asarray(result.anomaly_map, np.float32)).save(folder / files["map"])
-        if options.overlays:
-            draw_overlay(pixels, result).save(folder / files["overlay"], quality=90, subsampling=0)
-    except OSError as error:
-        raise RunError(f"{folder}: the pictures of {name} cannot be written: {error}") from error
-    return files
+    return save_pictures(folder, name, encoded_pictures(name, pixels, result, options))
 
 
 def map_to_png(anomaly_map: NDArray[np.floating]) -> bytes:
@@ -115,6 +136,12 @@ def read_map(path: Path) -> NDArray[np.float32]:
     with Image.open(path) as image:
         values = np.asarray(image, np.float32)
     return values if path.suffix == ".tiff" else values / np.float32(65535)
+
+
+def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    target = BytesIO()
+    image.save(target, form, **options)
+    return target.getvalue()
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

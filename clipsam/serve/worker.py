@@ -22,7 +22,7 @@ from clipsam.images import Photo, decode_photo
 if TYPE_CHECKING:
     from clipsam.result import Segmentation
     from clipsam.runs.daily import DailyRuns
-    from clipsam.runs.inspection import Segmenter
+    from clipsam.runs.photowork import Segmenter
 
 log = logging.getLogger(__name__)
 
