@@ -28,7 +28,7 @@ LOW = SAM_SIZE // SAM_PATCH * 4
 SMALLEST = 6 / LOW**2
 """Share of the picture below which a mask is no target."""
 
-ZOOMED = 0.6
+ZOOMED = 0.75
 """Share of the pictures that are crops around one target, as small regions are shown in use."""
 
 KEPT = 0.9
@@ -112,10 +112,10 @@ def targets_of(
 def zoomed(
     image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
-    """A square crop around one of the masks, 1.5 to 6 times as wide as it, and the masks that lie in it."""
+    """A square crop around one of the masks, 1.4 to 5 times as wide as it, and the masks that lie in it."""
     rows, columns = np.nonzero(masks[int(rng.integers(len(masks)))])
     longer = max(np.ptp(rows), np.ptp(columns)) + 1
-    side = int(max(longer * np.exp(rng.uniform(np.log(1.5), np.log(6))), 32))
+    side = int(max(longer * np.exp(rng.uniform(np.log(1.4), np.log(5))), 32))
     window = []
     for found, limit in ((rows, image.shape[0]), (columns, image.shape[1])):
         middle = (found.min() + found.max()) / 2 + rng.normal(0, 0.1) * (side - longer)
