@@ -1,17 +1,17 @@
 """Consensus: an unlabelled batch as its own reference; what few other photos have anything like is anomalous.
 
 Input: photos, most of their pixels flawless. Output: a map [H, W] in [0, 1] for each. Mutual scoring after
-MuSc (ICLR 2024, arXiv 2401.16753): features over several neighbourhoods, every patch against its nearest in
-each other photo, the mean over the photos that agree best. Each photo is held against a fixed number of
-others, so that time and memory per photo do not grow with the batch; `observe` does the same on a stream.
+MuSc (ICLR 2024, arXiv 2401.16753); how photos vote is in `voting.py`. Each photo is held against a fixed
+number of others, so that time and memory per photo do not grow with the batch; `observe` does the same on a
+stream.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,25 +22,17 @@ from torch import Tensor
 from clipsam.clip import ClipEncoder
 from clipsam.errors import UsageError
 from clipsam.heatmap import CoarseMap, enlarge
-from clipsam.layers import encode_layers, local_mean
-from clipsam.memory import Grading, Scaling, cover, draw, join, log_odds, nearest_one, side_by_side
+from clipsam.layers import encode_layers
+from clipsam.memory import Grading, draw, join, log_odds
 from clipsam.references import Words, on_grid
 from clipsam.settings import ConsensusSettings, LayerSettings
+from clipsam.voting import Look, Voters
 
 GRADED = 8  # photos of a batch whose scores say what is usual
 RECENT = 64  # photos of a stream whose scores say what is usual
-DRAWN = 512  # patches a photo, for that and for the spread of channels
+DRAWN = 512  # patches a photo, for that
 
 Pixels = NDArray[np.uint8]
-
-
-def interval_mean(votes: Tensor, lowest: float) -> Tensor:
-    """Votes [n, photos] -> [n]: mean of the lowest part `lowest` of each row, of one at least (MuSc)."""
-    return votes.topk(_counted(votes, lowest), dim=1, largest=False).values.mean(dim=1)
-
-
-def _counted(votes: Tensor, lowest: float) -> int:
-    return max(int(votes.shape[1] * lowest), 1)
 
 
 class Consensus:
@@ -62,8 +54,8 @@ class Consensus:
         self.encoder, self.layers = encoder, layers or LayerSettings()
         self.settings = settings or ConsensusSettings()
         self.words = words if self.settings.excess_weight else None
-        self._kept: dict[str, _Look] = {}  # by hash of the photo
-        self._voters: _Voters | None = None  # made of these when it is needed
+        self._kept: dict[str, Look] = {}  # by hash of the photo
+        self._voters: Voters | None = None  # made of these when it is needed
         self._usual: deque[Tensor] = deque(maxlen=RECENT)
         self._random = np.random.default_rng(self.settings.seed)
         self._seen = 0
@@ -134,14 +126,14 @@ class Consensus:
         digest = hashlib.sha256("".join(sorted(self._kept)).encode()).hexdigest()
         return {"voting": self.photos, "hash": digest, **asdict(self.settings), "layers": asdict(self.layers)}
 
-    def _look(self, pixels: Pixels, voting: bool = False) -> _Look:
+    def _look(self, pixels: Pixels, voting: bool = False) -> Look:
         layers = [layer.half() for layer in encode_layers(pixels, self.encoder, self.layers)]
         if not (voting and self.words):
-            return _Look(layers)
+            return Look(layers)
         grid = (layers[0].shape[1], layers[0].shape[2])
-        return _Look(layers, on_grid(log_odds(self.words.map(pixels)), grid))
+        return Look(layers, on_grid(log_odds(self.words.map(pixels)), grid))
 
-    def _keep(self, key: str, look: _Look) -> None:
+    def _keep(self, key: str, look: Look) -> None:
         """Let a photo into the reservoir, for another one if that is full."""
         if key in self._kept:
             return
@@ -157,89 +149,15 @@ class Consensus:
     def _remember(self, scores: Tensor) -> None:
         self._usual.append(scores.flatten()[draw(scores.numel(), DRAWN, self.settings.seed)])
 
-    def _score(self, key: str, look: _Look) -> tuple[Tensor, Tensor | None]:
+    def _score(self, key: str, look: Look) -> tuple[Tensor, Tensor | None]:
         if self._voters is None:
-            self._voters = _Voters.of(self._kept, self.settings, self.layers.scaling)
+            self._voters = Voters.of(self._kept, self.settings, self.layers.scaling)
         return self._voters.score(key, look.layers)
 
     def _map(self, scores: Tensor, pixels: Pixels) -> NDArray[np.float32]:
         settings = self.settings
         grading = Grading.of(torch.cat(list(self._usual)), settings.tail, settings.steepness)
         return enlarge(grading(scores).numpy(), pixels.shape[:2], settings.smoothing)
-
-
-@dataclass(frozen=True, eq=False)
-class _Look:
-    """What is kept of a photo: layers [c, h, w], float16, and log odds of its text map [h*w], if needed."""
-
-    layers: list[Tensor]
-    texts: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Voters:
-    """Photos made ready to be compared with: by hash, one set of patches [m, d] for every view, float16, and
-    what the text says of these patches, log odds [m].
-
-    A view is a layer (or all, side by side) averaged over one size of neighbourhood; each is matched by
-    itself.
-    """
-
-    views: dict[str, list[Tensor]]
-    texts: dict[str, Tensor]
-    scaling: Scaling
-    settings: ConsensusSettings
-
-    @classmethod
-    def of(cls, photos: dict[str, _Look], settings: ConsensusSettings, how: str) -> _Voters:
-        scaling = Scaling()
-        if how == "spread":
-            samples = [[_sample(layer, settings.seed) for layer in look.layers] for look in photos.values()]
-            scaling = Scaling.of([torch.cat(layer) for layer in zip(*samples, strict=True)])
-        voters = cls({}, {}, scaling, settings)
-        for key, look in photos.items():
-            views, texts = voters.view(look.layers), look.texts
-            count = settings.patches or len(views[0])
-            if count < len(views[0]):
-                kept = cover(torch.cat(views, dim=1), count, settings.seed)
-                views = [view[kept] for view in views]
-                texts = None if texts is None else texts[kept]
-            voters.views[key] = [view.half() for view in views]
-            if texts is not None:
-                voters.texts[key] = texts
-        return voters
-
-    def view(self, layers: Sequence[Tensor]) -> list[Tensor]:
-        """Layers [c, h, w] -> the patches [h*w, c] of every view, float32."""
-        found = []
-        for side in self.settings.neighbourhoods:
-            averaged = [local_mean(layer.float(), side).flatten(1).T for layer in layers]
-            scaled = self.scaling(averaged)
-            found += [side_by_side(scaled)] if self.settings.joint else scaled
-        return found
-
-    def score(self, key: str, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The mutual scores [h, w] of a photo, the mean over views; `key` itself has no vote. With texts,
-        also the log odds that the text gives the like patches of the voters that count, [h, w].
-        """
-        others = [name for name in self.views if name != key]
-        found, said = [], []
-        for number, queries in enumerate(self.view(layers)):
-            pairs = [nearest_one(queries, self.views[name][number].float()) for name in others]
-            votes = torch.stack([distance for distance, _ in pairs], dim=1)
-            found.append(interval_mean(votes, self.settings.lowest))
-            if self.texts:
-                texts = [self.texts[name][place] for name, (_, place) in zip(others, pairs, strict=True)]
-                closest = votes.topk(_counted(votes, self.settings.lowest), dim=1, largest=False).indices
-                said.append(torch.stack(texts, dim=1).gather(1, closest).mean(dim=1))
-        grid = layers[0].shape[1:]
-        scores = torch.stack(found).mean(dim=0).unflatten(0, grid)
-        return scores, torch.stack(said).mean(dim=0).unflatten(0, grid) if said else None
-
-
-def _sample(layer: Tensor, seed: int) -> Tensor:
-    patches = layer.flatten(1).T
-    return patches[draw(len(patches), DRAWN, seed)].float()
 
 
 def _hash(pixels: Pixels) -> str:

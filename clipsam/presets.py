@@ -131,7 +131,13 @@ NANO = Preset(
     layers=LayerSettings(size=512, depths=(), strides=(8, 16), cells=(8, 16), grid=8, scaling="spread"),
     reference_settings=ReferenceSettings(smoothing=0.012, mixing="odds", text_weight=0.15, excess_weight=0.3),
     consensus_settings=ConsensusSettings(
-        joint=True, smoothing=0.012, mixing="odds", text_weight=0.15, excess_weight=0.3
+        joint=True,
+        together=True,
+        patches=512,
+        smoothing=0.012,
+        mixing="odds",
+        text_weight=0.15,
+        excess_weight=0.3,
     ),
     pixel_threshold=0.71,
 )

@@ -197,7 +197,9 @@ class ConsensusSettings:
     lowest: float = 0.3  # of the other photos' votes the lowest of this part are averaged
     joint: bool = False  # layers are matched side by side, or each by itself (MuSc)
     photos: int = 32  # every photo is compared with a random choice of so many; 0: with all
-    patches: int = 1024  # of each of those, so many patches that cover it; 0: all
+    patches: int = 1024  # of each of those, so many patches that cover it; 0: all, searched in full
+    sketch: int = 64  # numbers a patch by which its like are looked for among such a choice; 0: by all
+    together: bool = False  # one like patch for all neighbourhoods and layers, or one for each (MuSc)
     tail: float = 0.99  # as in `ReferenceSettings`, of all patches of the batch
     steepness: float = 4.0
     smoothing: float = 0.008
@@ -215,6 +217,7 @@ class ConsensusSettings:
             self.photos == 0 or self.photos > 1, "photos", self.photos, "2 or more, or 0 for all", "consensus"
         )
         _expect(self.patches >= 0, "patches", self.patches, "1 or more, or 0 for all", "consensus")
+        _expect(self.sketch >= 0, "sketch", self.sketch, "1 or more numbers, or 0 for all", "consensus")
 
 
 def _check_memory(settings: ReferenceSettings | ConsensusSettings) -> None:

@@ -15,11 +15,13 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import clipsam
 from clipsam.clip import ClipEncoder
 from clipsam.consensus import Consensus
 from clipsam.memory import draw
@@ -36,14 +38,19 @@ def measure(count: int, side: int) -> dict[str, float]:
     """Score a batch of `count` photos as `inspect --consensus` does."""
     encoder = ClipEncoder.from_spec(NANO.clip)
     settings = NANO.consensus_settings
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), time.process_time()
     voting = draw(count, settings.photos or count, settings.seed).tolist()
     consensus = Consensus.of((photo(n, side) for n in voting), encoder, NANO.layers, settings)
     for number in range(count):
         consensus.anomaly(photo(number, side))
-    seconds = time.perf_counter() - start
+    seconds, spent = time.perf_counter() - start, time.process_time() - spent
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"photos": count, "seconds_per_photo": round(seconds / count, 4), "peak_gb": round(peak, 3)}
+    return {
+        "photos": count,
+        "seconds_per_photo": round(seconds / count, 4),
+        "processor_seconds_per_photo": round(spent / count, 4),
+        "peak_gb": round(peak, 3),
+    }
 
 
 def main() -> None:
@@ -64,7 +71,13 @@ def main() -> None:
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         rows.append(json.loads(answer.splitlines()[-1]))
         print(rows[-1], flush=True)
-    result = {"side": options.side, "threads": torch.get_num_threads(), "rows": rows}
+    result = {
+        "side": options.side,
+        "threads": torch.get_num_threads(),
+        "versions": {"clipsam": clipsam.__version__, "torch": torch.__version__},
+        "settings": asdict(NANO.consensus_settings) | {"layers": asdict(NANO.layers)},
+        "rows": rows,
+    }
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

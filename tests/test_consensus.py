@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from tiny_clip import tiny_encoder
 
 from clipsam import consensus as module
-from clipsam.consensus import Consensus, interval_mean
+from clipsam.consensus import Consensus
 from clipsam.errors import UsageError
 from clipsam.heatmap import CoarseMap
 from clipsam.references import Words
 from clipsam.settings import ConsensusSettings, LayerSettings
+from clipsam.voting import interval_mean
 
 LAYERS = LayerSettings(size=32, depths=(0.5, 1.0))
 
@@ -198,3 +199,37 @@ def test_what_the_text_says_of_every_photo_does_not_count(encoder):
     )
     assert joined[18:22, 18:22].mean() > own[18:22, 18:22].mean() + 0.3
     np.testing.assert_allclose(joined[:3, :3], own[:3, :3], atol=0.05)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_sketches_give_nearly_the_scores_of_the_full_search(encoder, together):
+    pictures = photos(8)
+    pictures[4] = pictures[4].copy()
+    pictures[4][8:16, 16:24] = (250, 5, 5)
+    full = ConsensusSettings(joint=True, patches=12, sketch=0)
+    exact = Consensus.of(pictures, encoder, LAYERS, full)
+    quick = Consensus.of(pictures, encoder, LAYERS, replace(full, sketch=8, together=together))
+    assert not exact._voters.sketches
+    assert len(quick._voters.sketches) == (1 if together else 3)
+    assert quick._voters.sketches[0].axes.shape[1] == 8
+    for pixels in pictures:
+        near, far = exact.scores(pixels), quick.scores(pixels)
+        assert (far >= near - 1e-3).all()  # a patch that is not quite the nearest is never nearer
+        assert not torch.equal(far, near)
+        assert np.corrcoef(near.flatten(), far.flatten())[0, 1] > 0.9
+    assert int(quick.scores(pictures[4]).argmax()) == int(exact.scores(pictures[4]).argmax())
+
+
+def test_what_the_text_says_is_found_by_sketches_too(encoder):
+    pictures = photos(6)
+    words = Words(lambda pixels: np.linspace(0.1, 0.9, 32 * 32, dtype=np.float32).reshape(32, 32), "words")
+    settings = ConsensusSettings(mixing="odds", excess_weight=1.0, patches=12, sketch=0)
+    full, quick = (
+        Consensus.of(pictures, encoder, LAYERS, replace(settings, sketch=sketch), words)
+        for sketch in (0, 1000)
+    )
+    for pixels in pictures:
+        scores, said = full._voters.score(module._hash(pixels), full._look(pixels).layers)
+        others, also = quick._voters.score(module._hash(pixels), quick._look(pixels).layers)
+        torch.testing.assert_close(scores, others, atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(said, also, atol=0.05, rtol=0.05)
