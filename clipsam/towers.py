@@ -51,6 +51,16 @@ class Block(ABC):
         positions.
         """
 
+    def all_heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, as `heads` gives them."""
+        return self.heads(tokens, "q"), self.heads(tokens, "k"), self.heads(tokens, "v")
+
+    def after(self, tokens: Tensor, count: int) -> Tensor:
+        """The first `count` tokens as they leave the block: the others are attended to, no more."""
+        q = self.heads(tokens[:, :count], "q")
+        heads = attend(q, self.heads(tokens, "k"), self.heads(tokens, "v"))
+        return self.ffn(tokens[:, :count] + self.merge(heads))
+
     @abstractmethod
     def merge(self, heads: Tensor) -> Tensor:
         """What attention adds to the tokens: heads joined, output projection, layer scale."""
@@ -75,10 +85,12 @@ class Tower(ABC):
     """An image tower with patch tokens. `prefix` counts the class and register tokens before the patches.
 
     `rotary`: the blocks know where each token lies, so that they cannot take a part of the tokens.
+    `pools_prefix`: `pool` reads the prefix tokens alone.
     """
 
     prefix: int
     rotary: bool = False
+    pools_prefix: bool = False
     patch_size: int
     image_size: tuple[int, int]
     depth: int
@@ -161,6 +173,7 @@ class NativeTower(Tower):
         self.visual = visual
         self.blocks = [NativeBlock(block) for block in visual.transformer.resblocks]
         self.prefix, self.depth, self.width = 1, len(self.blocks), visual.conv1.out_channels
+        self.pools_prefix = visual.attn_pool is None and visual.pool_type == "tok"
         self.patch_size = _square(visual.patch_size)
         self.image_size = tuple(visual.image_size)
 
@@ -215,8 +228,15 @@ class NativeBlock(Block):
         if not isinstance(self.block.attn, nn.MultiheadAttention):
             return self.block(tokens)
         # MultiheadAttention.forward would hold all n × n scores: 0.9 GB a block at 4,097 tokens, and slower
-        q, k, v = (self.heads(tokens, part) for part in ("q", "k", "v"))
-        return self.ffn(tokens + self.merge(attend(q, k, v)))
+        return self.ffn(tokens + self.merge(attend(*self.all_heads(tokens))))
+
+    def all_heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attn = self.block.attn
+        if not isinstance(attn, nn.MultiheadAttention):
+            return super().all_heads(tokens)
+        joined = F.linear(self.block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias)
+        q, k, v = (_split(part, attn.num_heads) for part in joined.chunk(3, dim=-1))
+        return q, k, v
 
     def heads(self, tokens: Tensor, part: Part) -> Tensor:
         attn, which = self.block.attn, "qkv".index(part)
@@ -255,6 +275,7 @@ class TimmTower(Tower):
             _check_timm_block(block)
         self.prefix, self.depth, self.width = trunk.num_prefix_tokens, len(trunk.blocks), trunk.embed_dim
         self.rotary = getattr(trunk, "rope", None) is not None
+        self.pools_prefix = trunk.attn_pool is None and trunk.global_pool == "token"
         self.image_size = tuple(stem.img_size)
         self.patch_size = _square(
             [side // cells for side, cells in zip(stem.img_size, stem.grid_size, strict=True)]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipsam.errors import TowerError, UsageError
-from clipsam.towers import Embedded, Tower
+from clipsam.towers import Block, Embedded, Tower, attend
 
 WINDOW_BATCH = 256  # windows per forward pass: each is at most a few tokens long
 
@@ -38,7 +38,8 @@ def see_windows(tower: Tower, pixels: Tensor, sides: Sequence[int]) -> WindowFea
     """Normalised pixels [b, 3, H, W] -> features of the whole, of all windows and of all patches.
 
     The patches are embedded once, with their places in the photo; the blocks then run over each window's
-    patches and the prefix tokens alone.
+    patches and the prefix tokens alone. What does not depend on the window, or is not pooled, is not
+    computed again: the first block's projections, and the last block of all but the prefix tokens.
     """
     if tower.rotary:
         raise TowerError(
@@ -51,33 +52,39 @@ def see_windows(tower: Tower, pixels: Tensor, sides: Sequence[int]) -> WindowFea
             f"a window of {max(sides)} patches does not fit into {start.grid[0]}x{start.grid[1]}; "
             "choose smaller windows or a larger scale"
         )
-    whole = _through(start, start.tokens)
+    first, *others = start.blocks
+    heads = first.all_heads(start.tokens)  # of every token by itself, whatever window it is seen in
+    whole = first.ffn(start.tokens + first.merge(attend(*heads)))
+    for block in others:
+        whole = block(whole)
     patches = tower.norm(whole[:, tower.prefix :]).unflatten(1, start.grid)
     return WindowFeatures(
         pooled=_unit(tower.pool(whole)),
         sides=tuple(sides),
-        windows=tuple(_embed_windows(tower, start, side) for side in sides),
+        windows=tuple(_embed_windows(tower, start, heads, side) for side in sides),
         patches=_unit(patches),
     )
 
 
-def _embed_windows(tower: Tower, start: Embedded, side: int) -> Tensor:
-    places = window_places(start.grid, side)
-    prefix, patches = start.tokens[:, : tower.prefix], start.tokens[:, tower.prefix :]
+def _embed_windows(tower: Tower, start: Embedded, heads: tuple[Tensor, ...], side: int) -> Tensor:
+    places = window_places(start.grid, side).to(start.tokens.device)
+    prefix = torch.arange(tower.prefix, device=places.device).expand(len(places), -1)
+    chosen, photos = torch.cat([prefix, places + tower.prefix], dim=1), len(start.tokens)
     found = []
-    for part in places.to(patches.device).split(max(WINDOW_BATCH // len(patches), 1)):
-        cut = patches[:, part]  # [b, part, side * side, c]
-        first = prefix[:, None].expand(-1, len(part), -1, -1)
-        tokens = torch.cat([first, cut], dim=2).flatten(0, 1)
-        found.append(_unit(tower.pool(_through(start, tokens))).unflatten(0, (len(patches), -1)))
+    for part in chosen.split(max(WINDOW_BATCH // photos, 1)):
+        tokens = start.tokens[:, part].flatten(0, 1)  # [b * part, tokens of a window, c]
+        q, k, v = (each[:, :, part].movedim(2, 1).flatten(0, 1) for each in heads)
+        tokens = start.blocks[0].ffn(tokens + start.blocks[0].merge(attend(q, k, v)))
+        found.append(_unit(tower.pool(_through(tower, start.blocks[1:], tokens))).unflatten(0, (photos, -1)))
     rows, columns = (length - side + 1 for length in start.grid)
     return torch.cat(found, dim=1).unflatten(1, (rows, columns))
 
 
-def _through(start: Embedded, tokens: Tensor) -> Tensor:
-    for block in start.blocks:
+def _through(tower: Tower, blocks: Sequence[Block], tokens: Tensor) -> Tensor:
+    """Tokens after the other blocks; of the last one only those that are pooled."""
+    for block in blocks[: -1 if tower.pools_prefix else None]:
         tokens = block(tokens)
-    return tokens
+    return blocks[-1].after(tokens, tower.prefix) if blocks and tower.pools_prefix else tokens
 
 
 def _unit(vectors: Tensor) -> Tensor:
