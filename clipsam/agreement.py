@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ class MapView:
 
     def _cell_means(self, crop: NDArray[np.generic], offset: tuple[int, int]) -> NDArray[np.float32]:
         """A crop of the photo at `offset` (x, y), 0 elsewhere, averaged over the cells of the grid."""
-        means: NDArray[np.floating] = crop.astype(np.float32)
+        means: NDArray[Any] = crop
         places = []
         for axis, start in ((0, offset[1]), (1, offset[0])):
             pixels, cells = self._photo[axis], self._grid[axis]
@@ -93,7 +94,8 @@ class MapView:
             inside = cell_of[start : start + crop.shape[axis]]
             present, starts = np.unique(inside, return_index=True)
             share = 1 / np.bincount(cell_of, minlength=cells)[present].astype(np.float32)
-            means = np.add.reduceat(means, starts, axis=axis) * (share[:, None] if axis == 0 else share)
+            means = np.add.reduceat(means, starts, axis=axis, dtype=np.float32)
+            means *= share[:, None] if axis == 0 else share
             places.append(present)
         grid = np.zeros(self._grid, dtype=np.float32)
         grid[np.ix_(*places)] = means

@@ -17,6 +17,7 @@ from scipy.special import expit
 from clipsam.blurs import blur, boxes, gaussian
 from clipsam.regions import RegionPrompt
 from clipsam.settings import FusionSettings
+from clipsam.strips import resized, resized_rows, strips
 
 _WORK = 640  # contrast is computed on a photo of at most this many pixels a side
 _FINE = 0.002  # sigma of the smoothing that takes out noise, as a fraction of the longer side
@@ -33,7 +34,7 @@ def contrast(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.float32]:
     sigma as a fraction of the longer side, in units of the photo's own root mean square of it: 1 is what the
     photo shows everywhere, 4 what is rare in it.
     """
-    return _resized(_contrast(_planes(pixels), scale), pixels.shape)
+    return resized(_contrast(_planes(pixels), scale), pixels.shape)
 
 
 def relief(pixels: NDArray[np.uint8], scale: float, reach: float) -> NDArray[np.float32]:
@@ -42,7 +43,7 @@ def relief(pixels: NDArray[np.uint8], scale: float, reach: float) -> NDArray[np.
     `reach` is the neighbourhood's sigma as a fraction of the longer side. Around every place it is 0 on
     average: a busy place as a whole stands out no more than a calm one.
     """
-    return _relief(_planes(pixels), pixels.shape, scale, reach)
+    return resized(_relief(_planes(pixels), scale, reach), pixels.shape)
 
 
 def sharpen(
@@ -57,16 +58,20 @@ def sharpen(
     """
     if settings.edge_weight == 0 and settings.edge_guide == 0:
         return coarse
-    planes = _planes(pixels)
-    odds = np.clip(coarse, np.float32(1e-3), np.float32(1 - 1e-3))
-    odds /= 1 - odds
-    logits = np.log(odds, out=odds)
-    if settings.edge_weight > 0:
-        found = _relief(planes, pixels.shape, settings.edge_scale, settings.edge_reach)
-        logits += np.float32(settings.edge_weight) * found
+    planes, shape = _planes(pixels), pixels.shape[:2]
+    found = _relief(planes, settings.edge_scale, settings.edge_reach) if settings.edge_weight > 0 else None
+    logits = np.empty(shape, np.float32)
+    for rows in strips(shape):
+        odds = np.clip(coarse[rows], np.float32(1e-3), np.float32(1 - 1e-3))
+        odds /= 1 - odds
+        np.log(odds, out=logits[rows])
+        if found is not None:
+            logits[rows] += np.float32(settings.edge_weight) * resized_rows(found, shape, rows)
     if settings.edge_guide > 0:
-        logits = _guided(logits, pixels, planes, settings.edge_guide)
-    return np.asarray(expit(logits, out=logits))
+        _guide(logits, pixels, planes, settings.edge_guide)
+    for rows in strips(shape):
+        expit(logits[rows], out=logits[rows])
+    return logits
 
 
 def guided(values: NDArray[np.float32], pixels: NDArray[np.uint8], radius: float) -> NDArray[np.float32]:
@@ -75,7 +80,9 @@ def guided(values: NDArray[np.float32], pixels: NDArray[np.uint8], radius: float
     `radius` of its windows is a fraction of the longer side. Large photos: coefficients come from a smaller
     one, as in the fast guided filter (He and Sun, arXiv 1505.00996).
     """
-    return _guided(values, pixels, _planes(pixels), radius)
+    result = np.array(values, np.float32)
+    _guide(result, pixels, _planes(pixels), radius)
+    return result
 
 
 def snap(
@@ -149,20 +156,20 @@ def _side(profile: NDArray[np.float32], place: float, distance: int, limits: tup
     return float(first + int(way.argmax()))
 
 
-def _relief(
-    planes: NDArray[np.float32], shape: tuple[int, ...], scale: float, reach: float
-) -> NDArray[np.float32]:
+def _relief(planes: NDArray[np.float32], scale: float, reach: float) -> NDArray[np.float32]:
+    """The relief on the grid of `planes`."""
     found = _contrast(planes, scale)
     sigma = reach * max(found.shape)
     found -= blur(found, *(gaussian(side, sigma) for side in found.shape))
-    return _resized(found, shape)
+    return found
 
 
-def _guided(
+def _guide(
     values: NDArray[np.float32], pixels: NDArray[np.uint8], planes: NDArray[np.float32], radius: float
-) -> NDArray[np.float32]:
+) -> None:
+    """The guided filter, in place."""
     small = planes.mean(axis=0)
-    target = _resized(values, small.shape)
+    target = resized(values, small.shape)
     box = 2 * max(1, round(radius * max(small.shape))) + 1
 
     windows = [boxes(side, box) for side in small.shape]
@@ -170,10 +177,9 @@ def _guided(
     middle, level, product, square = blur(fields, *windows)
     slope = (product - middle * level) / (square - middle**2 + _FLAT)
     slope, offset = blur(np.stack([slope, level - slope * middle]), *windows)
-    result = _resized(slope, values.shape)
-    result *= _grey(pixels)
-    result += _resized(offset, values.shape)
-    return result
+    for rows in strips(values.shape):
+        np.multiply(resized_rows(slope, values.shape, rows), _grey(pixels[rows]), out=values[rows])
+        values[rows] += resized_rows(offset, values.shape, rows)
 
 
 def _contrast(planes: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
@@ -201,14 +207,6 @@ def _planes(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     height, width = pixels.shape[:2]
     scale = _WORK / max(height, width)
     if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        pixels = resized(pixels, size, Image.Resampling.BOX)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)) * np.float32(1 / 255)
-
-
-def _resized(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A map [h, w] at the size of `shape`, an array of its own."""
-    if values.shape == shape[:2]:
-        return values.astype(np.float32)
-    size = (shape[1], shape[0])
-    return np.array(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))

@@ -9,8 +9,9 @@ nothing of torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -23,6 +24,7 @@ from clipsam.masks import SoftMask
 from clipsam.regions import RegionPrompt
 from clipsam.result import Region
 from clipsam.settings import FusionSettings
+from clipsam.strips import strips
 
 __all__ = ["PUBLISHED", "FusionSettings", "find_regions", "fuse", "image_score", "photo_score", "region_peak"]
 
@@ -49,7 +51,8 @@ class _Drawn:
     """What SAM drew of one region: its share S of the SAM map, in a window of the photo."""
 
     prompt: RegionPrompt
-    place: tuple[slice, slice]
+    place: tuple[slice, slice]  # rows count from the first one that is worked on
+    corner: tuple[int, int]  # upper left pixel (x, y) of the window in the photo
     share: NDArray[np.float32]  # [h, w] in [0, 1]
     trust: float  # in [0, 1], what the weight is multiplied by
 
@@ -82,19 +85,33 @@ def fuse(
     """
     settings = settings or FusionSettings()
     _check(settings)
-    weight, result = settings.weight, np.array(coarse, dtype=np.float32)
+    confidences = _confidences(masks, settings)
+    divisor = _shared_divisor(masks, confidences, settings, coarse.shape)
+    result = np.array(coarse, dtype=np.float32)
+    for rows in strips(coarse.shape):
+        drawn = partial(_regions, masks, confidences, divisor, settings, rows)
+        _fuse(result[rows], drawn, settings)
+    return result
+
+
+def _fuse(
+    values: NDArray[np.float32], regions: Callable[[], Iterator[_Drawn]], settings: FusionSettings
+) -> None:
+    """`fuse` of some rows of the map, in place; `regions` gives what SAM drew in them."""
+    weight = settings.weight
     if settings.merge == "blend":
-        result = (1 - weight) * result + weight * _sam_map(result.shape, masks, settings)
-        return np.clip(result, 0, 1)
-    if settings.merge == "redraw":
-        for drawn in _regions(masks, settings, result.shape):
-            _sink(result[drawn.place], drawn, weight * drawn.trust)
-    base = result.copy()
-    for drawn in _regions(masks, settings, result.shape):
-        below = base[drawn.place]
-        lifted = below + weight * drawn.trust * drawn.share * (drawn.prompt.peak - below)
-        np.maximum(result[drawn.place], lifted, out=result[drawn.place])
-    return np.clip(result, 0, 1)
+        values *= 1 - weight
+        values += weight * _sam_map(values.shape, regions(), settings)
+    else:
+        if settings.merge == "redraw":
+            for drawn in regions():
+                _sink(values[drawn.place], drawn, weight * drawn.trust)
+        base = values.copy()
+        for drawn in regions():
+            below = base[drawn.place]
+            lifted = below + weight * drawn.trust * drawn.share * (drawn.prompt.peak - below)
+            np.maximum(values[drawn.place], lifted, out=values[drawn.place])
+    np.clip(values, 0, 1, out=values)
 
 
 def image_score(anomaly: NDArray[np.float32], settings: FusionSettings | None = None) -> float:
@@ -158,11 +175,19 @@ def find_regions(
         if area < settings.min_area * anomaly.size:
             mask[rows, columns] &= ~crop
             continue
-        score = image_score(anomaly[rows, columns][crop], settings)
+        score = _region_score(anomaly[rows, columns], crop, settings)
         box = (columns.start, rows.start, columns.stop, rows.stop)
         defect = defects[_explaining_type(types, crop, box, anomaly.shape)]
         regions.append(Region(box, area, score, defect, crop, (anomaly.shape[0], anomaly.shape[1])))
     return mask, tuple(sorted(regions, key=lambda region: (-region.score, -region.area_px)))
+
+
+def _region_score(values: NDArray[np.float32], inside: NDArray[np.bool_], settings: FusionSettings) -> float:
+    """`image_score` of the values [h, w] that lie inside; a maximum is found without a copy of them all."""
+    if settings.score == "top":
+        return image_score(values[inside], settings)
+    parts = (values[part][inside[part]] for part in strips(values.shape))
+    return max(float(part.max()) for part in parts if part.size)
 
 
 def region_peak(anomaly: NDArray[np.float32], min_area: float) -> float:
@@ -204,18 +229,25 @@ def _check(settings: FusionSettings) -> None:
             raise UsageError(f"fusion's {name} must lie in [0, 1], found {found}")
 
 
-def _regions(masks: Sequence[SoftMask], settings: FusionSettings, shape: tuple[int, ...]) -> Iterator[_Drawn]:
-    """What SAM drew, region by region: one is in memory at a time."""
-    confidences = _confidences(masks, settings)
-    shared = _shared_divisor(masks, confidences, settings, shape)
+def _regions(
+    masks: Sequence[SoftMask],
+    confidences: Sequence[float],
+    shared: float | None,
+    settings: FusionSettings,
+    rows: slice,
+) -> Iterator[_Drawn]:
+    """What SAM drew in some rows of the photo, region by region: one is in memory at a time."""
     order = sorted(range(len(masks)), key=lambda index: masks[index].region)
     for _, group in groupby(order, key=lambda index: masks[index].region):
         indices = list(group)
         divisor = shared if shared is not None else sum(confidences[index] for index in indices)
         if divisor > 0:  # else SAM itself gives its masks no credit
-            drawn = _sum_of([masks[index] for index in indices], [confidences[index] for index in indices])
+            drawn = _sum_of(
+                [masks[index] for index in indices], [confidences[index] for index in indices], rows
+            )
             trust = 1.0 if settings.weighting == "fixed" else _agreement(masks, confidences, indices)
-            yield replace(drawn, share=drawn.share / np.float32(divisor), trust=trust)
+            if drawn is not None:
+                yield replace(drawn, share=drawn.share / np.float32(divisor), trust=trust)
 
 
 def _agreement(masks: Sequence[SoftMask], confidences: Sequence[float], indices: Sequence[int]) -> float:
@@ -242,42 +274,54 @@ def _shared_divisor(
         return None
     if settings.normalisation == "photo":
         return sum(confidences)
-    total = np.zeros(shape, dtype=np.float32)
-    for mask, confidence in zip(masks, confidences, strict=True):
-        x0, y0, x1, y1 = mask.window
-        total[y0:y1, x0:x1] += confidence * mask.probability
-    return float(total.max())
+    highest = 0.0
+    for rows in strips(shape):
+        total = np.zeros((rows.stop - rows.start, shape[1]), dtype=np.float32)
+        for mask, confidence in zip(masks, confidences, strict=True):
+            x0, y0, x1, y1 = mask.within(rows)
+            total[y0 - rows.start : y1 - rows.start, x0:x1] += confidence * mask.part((x0, y0, x1, y1))
+        highest = max(highest, float(total.max()))
+    return highest
 
 
-def _sum_of(masks: Sequence[SoftMask], confidences: Sequence[float]) -> _Drawn:
-    """The weighted masks of one region, added up in a window that holds them and the region."""
+def _sum_of(masks: Sequence[SoftMask], confidences: Sequence[float], rows: slice) -> _Drawn | None:
+    """The weighted masks of one region, added up in a window that holds them and the region; None where that
+    has none of the rows.
+    """
     prompt = masks[0].prompt
     (left, top), (height, width) = prompt.offset, prompt.component.shape
     windows = np.array([(left, top, left + width, top + height), *(mask.window for mask in masks)])
-    (left, top), (right, bottom) = windows[:, :2].min(axis=0), windows[:, 2:].max(axis=0)
+    (left, top), (right, bottom) = windows[:, :2].min(axis=0).tolist(), windows[:, 2:].max(axis=0).tolist()
+    top, bottom = max(top, rows.start), min(bottom, rows.stop)
+    if top >= bottom:
+        return None
     total = np.zeros((bottom - top, right - left), dtype=np.float32)
     for mask, confidence in zip(masks, confidences, strict=True):
-        x0, y0, x1, y1 = mask.window
-        total[y0 - top : y1 - top, x0 - left : x1 - left] += np.float32(confidence) * mask.probability
-    return _Drawn(prompt, (slice(int(top), int(bottom)), slice(int(left), int(right))), total, 1.0)
+        x0, y0, x1, y1 = part = mask.within(rows)
+        total[y0 - top : y1 - top, x0 - left : x1 - left] += np.float32(confidence) * mask.part(part)
+    place = slice(top - rows.start, bottom - rows.start), slice(left, right)
+    return _Drawn(prompt, place, (left, top), total, 1.0)
 
 
 def _sink(values: NDArray[np.float32], drawn: _Drawn, weight: float) -> None:
     """Lower `values`, the map in the window of `drawn`, where the region is but SAM's mask is not."""
-    x, y = drawn.prompt.offset[0] - drawn.place[1].start, drawn.prompt.offset[1] - drawn.place[0].start
-    height, width = drawn.prompt.component.shape
-    inside = values[y : y + height, x : x + width]
-    left = 1 - drawn.share[y : y + height, x : x + width]
-    inside -= weight * drawn.prompt.component * left * (inside - np.float32(drawn.prompt.base))
+    component = drawn.prompt.component
+    x, y = drawn.prompt.offset[0] - drawn.corner[0], drawn.prompt.offset[1] - drawn.corner[1]
+    first, last = max(y, 0), min(y + component.shape[0], len(values))
+    if first >= last:
+        return
+    place = slice(first, last), slice(x, x + component.shape[1])
+    inside, left = values[place], 1 - drawn.share[place]
+    inside -= weight * component[first - y : last - y] * left * (inside - np.float32(drawn.prompt.base))
 
 
 def _sam_map(
-    shape: tuple[int, ...], masks: Sequence[SoftMask], settings: FusionSettings
+    shape: tuple[int, ...], regions: Iterator[_Drawn], settings: FusionSettings
 ) -> NDArray[np.float32]:
-    """S over the whole photo: the highest of the regions, or their sum where they share one divisor."""
+    """S over some rows of the photo: the highest of the regions, or their sum where they share a divisor."""
     join = np.maximum if settings.normalisation == "region" else np.add
     total = np.zeros(shape, dtype=np.float32)
-    for drawn in _regions(masks, settings, shape):
+    for drawn in regions:
         join(total[drawn.place], drawn.trust * drawn.share, out=total[drawn.place])
     return total
 
@@ -290,8 +334,10 @@ def _explaining_type(
 ) -> int:
     """The type with the highest mean over a region's pixels, each read from the grid cell that it lies in."""
     count, height, width = types.shape
-    ys, xs = np.nonzero(crop)
-    rows = ((ys + box[1] + 0.5) * height / photo[0]).astype(np.intp)
-    columns = ((xs + box[0] + 0.5) * width / photo[1]).astype(np.intp)
-    pixels = np.bincount(rows * width + columns, minlength=height * width)
+    pixels = np.zeros(height * width, np.intp)
+    for part in strips(crop.shape):
+        ys, xs = np.nonzero(crop[part])
+        rows = ((ys + part.start + box[1] + 0.5) * height / photo[0]).astype(np.intp)
+        columns = ((xs + box[0] + 0.5) * width / photo[1]).astype(np.intp)
+        pixels += np.bincount(rows * width + columns, minlength=height * width)
     return int(np.argmax(types.reshape(count, -1) @ pixels.astype(np.float64)))

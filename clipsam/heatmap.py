@@ -242,7 +242,8 @@ def enlarge(grid: NDArray[np.float32], shape: tuple[int, ...], smoothing: float)
     """
     sigma = smoothing * max(shape)
     rows, columns = (_axis(cells, side, sigma) for cells, side in zip(grid.shape, shape, strict=True))
-    return np.clip(rows @ grid @ columns.T, np.float32(0), np.float32(1))
+    values = np.asarray(rows @ grid @ columns.T, np.float32)
+    return np.clip(values, np.float32(0), np.float32(1), out=values)
 
 
 @lru_cache(maxsize=8)

@@ -41,6 +41,7 @@ from PIL import (
 
 from clipsam.errors import PhotoError, UsageError
 from clipsam.finding import FoundPhotos, find_photos
+from clipsam.strips import strips
 
 __all__ = [
     "FoundPhotos",
@@ -263,11 +264,16 @@ def _rgb(
             image = Image.fromarray(
                 _grey(image, where, bit_depth, declared or (32 if image.mode == "I" else 16))
             )
-        elif image.has_transparency_data or image.mode in ("RGBa", "La"):
-            image = _over_white(image)
         if turn is not None:
             image = image.transpose(turn)
-        return np.array(image.convert("RGB"))
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        for rows in strips(pixels.shape):  # Pillow and numpy copy: of a large photo never the whole
+            whole = rows.stop - rows.start == image.height
+            part = image if whole else image.crop((0, rows.start, image.width, rows.stop))
+            if part.has_transparency_data or part.mode in ("RGBa", "La"):
+                part = _over_white(part)
+            pixels[rows] = np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
+        return pixels
     except _DAMAGE as error:  # a colour space that Pillow does not convert, such as LAB
         raise PhotoError(
             f"{where}: pixels of mode {image.mode} cannot be read: {error}", "unsupported"

@@ -74,7 +74,17 @@ class SoftMask:
     @property
     def probability(self) -> NDArray[np.float32]:
         """The mask at photo resolution, float32 [y1 - y0, x1 - x0] in [0, 1]; computed at every access."""
+        return self.part(self.window)
+
+    def within(self, rows: slice) -> tuple[int, int, int, int]:
+        """The part of the window that lies in some rows of the photo; of no height where none does."""
         x0, y0, x1, y1 = self.window
+        first = max(y0, rows.start)
+        return x0, first, x1, max(first, min(y1, rows.stop))
+
+    def part(self, window: tuple[int, int, int, int]) -> NDArray[np.float32]:
+        """The mask in a part of its window, in photo pixels."""
+        x0, y0, x1, y1 = window
         rows, columns = self.frame.weights(0, np.arange(y0, y1)), self.frame.weights(1, np.arange(x0, x1))
         return expit(rows @ self.logits @ columns.T)
 

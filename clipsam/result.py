@@ -117,11 +117,16 @@ def _column_runs(crop: NDArray[np.bool_], corner: tuple[int, int], photo: tuple[
     columns = np.zeros((crop.shape[1], crop.shape[0] + 2), dtype=np.int8)
     columns[:, 1:-1] = crop.T
     steps = np.diff(columns, axis=1)
-    place = (x0 + np.arange(crop.shape[1]))[:, None] * height + y0 + np.arange(crop.shape[0] + 1)
-    starts, ends = place[steps == 1], place[steps == -1]
+    starts, ends = (_places(steps == step, x0 * height + y0, height) for step in (1, -1))
     # A run that reaches the bottom goes on at the top of the next column.
     apart = starts[1:] != ends[:-1]
     starts, ends = starts[np.r_[True, apart]], ends[np.r_[apart, True]]
     edges = np.r_[0, np.stack([starts, ends], axis=1).ravel(), height * width]
     runs = np.diff(edges).tolist()
     return runs if runs[-1] else runs[:-1]
+
+
+def _places(steps: NDArray[np.bool_], first: int, height: int) -> NDArray[np.intp]:
+    """Where in the photo's columns, run together, the steps [w, h + 1] of a crop lie."""
+    column, row = np.divmod(np.flatnonzero(steps), steps.shape[1])
+    return first + column * height + row

@@ -187,8 +187,9 @@ class AnomalySegmenter:
         with clock.stage("fusion"):
             anomaly_map = seen
             if not degraded:
-                sharp = sharpen(coarse.anomaly, photo.pixels, self.preset.fusion)
-                anomaly_map = only(fuse(sharp, masks, self.preset.fusion), inside)
+                fusion = self.preset.fusion  # and no name for the sharpened map: it need not stay
+                anomaly_map = fuse(sharpen(coarse.anomaly, photo.pixels, fusion), masks, fusion)
+                anomaly_map = only(anomaly_map, inside)
             mask, regions = find_regions(
                 anomaly_map, coarse.types, coarse.defects, self.pixel_threshold, self.preset.fusion
             )

@@ -185,6 +185,9 @@ class _Loop:
             row = reading.error_row or self._sitting.old(reading.path)
             self._put(writers, lambda: row, 0)
             return
+        pixels = reading.photo.pixels.size / 3
+        if pixels > PIXELS_IN_FLIGHT:  # its maps take all the memory that this loop may take
+            self._settle_all()
         start = time.perf_counter()
         result = self._work.segment(reading)
         if isinstance(result, dict):
@@ -193,7 +196,7 @@ class _Loop:
             return
         seconds = time.perf_counter() - start
         photo = reading.photo
-        self._put(writers, lambda: self._write(reading, photo, result, seconds), photo.pixels.size / 3)
+        self._put(writers, lambda: self._write(reading, photo, result, seconds), pixels)
 
     def _write(self, reading: Reading, photo: Photo, result: Segmentation, seconds: float) -> Row:
         def write() -> dict[str, str]:

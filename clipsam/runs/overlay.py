@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy.special import ndtri
 
+from clipsam.strips import strips
+
 if TYPE_CHECKING:
     from clipsam.result import Region, Segmentation
 
@@ -71,9 +73,11 @@ def _tint(image: Image.Image, result: Segmentation) -> None:
     if box is None:
         return
     x0, y0, x1, y1 = box
-    values = np.clip(result.anomaly_map[y0:y1, x0:x1] * 255, 0, 255).astype(np.uint8)
-    alpha = np.where(result.mask[y0:y1, x0:x1], _TINT[values], 0).astype(np.uint8)
-    image.paste(Image.fromarray(RAMP[values]), (x0, y0), Image.fromarray(alpha))
+    for rows in strips((y1 - y0, x1 - x0)):
+        place = slice(y0 + rows.start, y0 + rows.stop), slice(x0, x1)
+        values = np.clip(result.anomaly_map[place] * 255, 0, 255).astype(np.uint8)
+        alpha = np.where(result.mask[place], _TINT[values], 0).astype(np.uint8)
+        image.paste(Image.fromarray(RAMP[values]), (x0, place[0].start), Image.fromarray(alpha))
 
 
 def _outline(image: Image.Image, region: Region, width: float) -> None:
@@ -86,7 +90,8 @@ def _outline(image: Image.Image, region: Region, width: float) -> None:
     sigma = 0.9 * width
     pad = math.ceil(4 * sigma) + 1
     x0, y0 = region.box_xyxy[:2]
-    mask = np.pad(region.crop, pad).astype(np.uint8) * 255
+    mask = np.pad(region.crop.view(np.uint8), pad)
+    mask *= 255
     soft = Image.fromarray(mask).filter(ImageFilter.GaussianBlur(sigma))
     rim, line = _line_tables(width, sigma)
     image.paste(_INK, (x0 - pad, y0 - pad), soft.point(rim))

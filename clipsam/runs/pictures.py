@@ -25,6 +25,7 @@ from PIL import Image
 from clipsam.errors import RunError, UsageError
 from clipsam.finding import SUFFIXES
 from clipsam.runs.overlay import draw_overlay
+from clipsam.strips import strips
 
 if TYPE_CHECKING:
     from clipsam.result import Segmentation
@@ -117,18 +118,22 @@ def map_to_png(anomaly_map: NDArray[np.floating]) -> bytes:
     row filter while a smooth map is always best told as differences to the row above, and its noisy low
     bytes have no repetitions worth a search.
     """
-    values = (np.clip(anomaly_map, 0, 1) * 65535 + 0.5).astype(">u2")
-    height, width = values.shape
-    raw = values.view(np.uint8).reshape(height, 2 * width)
-    rows = np.empty((height, 1 + 2 * width), np.uint8)
-    rows[:, 0] = 2  # filter "up"
-    rows[0, 1:] = raw[0]
-    np.subtract(raw[1:], raw[:-1], out=rows[1:, 1:])
-    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
-    data = packer.compress(rows.data) + packer.flush()
+    height, width = anomaly_map.shape
+    above = np.zeros(2 * width, np.uint8)
+    packer, packed = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE), []
+    for part in strips(anomaly_map.shape):
+        values = (np.clip(anomaly_map[part], 0, 1) * 65535 + 0.5).astype(">u2")
+        raw = values.view(np.uint8).reshape(len(values), 2 * width)
+        rows = np.empty((len(values), 1 + 2 * width), np.uint8)
+        rows[:, 0] = 2  # filter "up"
+        np.subtract(raw[0], above, out=rows[0, 1:])
+        np.subtract(raw[1:], raw[:-1], out=rows[1:, 1:])
+        above = raw[-1]
+        packed.append(packer.compress(rows.data))
+    packed.append(packer.flush())
     header = struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks)
+    chunks: tuple[tuple[bytes, list[bytes]], ...] = ((b"IHDR", [header]), (b"IDAT", packed), (b"IEND", []))
+    return b"".join([b"\x89PNG\r\n\x1a\n", *(part for kind, body in chunks for part in _chunk(kind, body))])
 
 
 def read_map(path: Path) -> NDArray[np.float32]:
@@ -144,8 +149,12 @@ def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
     return target.getvalue()
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+def _chunk(kind: bytes, body: Sequence[bytes]) -> list[bytes]:
+    """A chunk of a PNG, in the pieces that it came in: a large one is copied once, not thrice."""
+    check = zlib.crc32(kind)
+    for part in body:
+        check = zlib.crc32(part, check)
+    return [struct.pack(">I", sum(map(len, body))), kind, *body, struct.pack(">I", check)]
 
 
 def _folded(path: Path) -> str:
