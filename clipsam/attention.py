@@ -3,7 +3,7 @@ inverted).
 
 Input: a tower and pixels. Output: tokens of a dense path, beside those of the tower as it was trained. A mode
 is one step: what its path becomes at one block. To add a mode, write its step from the pieces of
-`towers.Block` and put `@_mode` above. Knows nothing of norms and projections after the last block, nor of
+`towers.Opened` and put `@_mode` above. Knows nothing of norms and projections after the last block, nor of
 text. Windows, which see parts of the photo alone, are in `windows.py`.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clipsam.errors import TowerError, UsageError
-from clipsam.towers import Block, Tower, attend
+from clipsam.towers import Opened, Tower, attend
 
 NEIGHBOURHOOD = 5.0  # sigma in patches of NACLIP's Gaussian, the authors' value
 PROXY_SHIFT, PROXY_SCALE = 1.2, 3.0  # beta and gamma of ProxyCLIP, the authors' values
@@ -34,17 +34,17 @@ class Scene:
     proxy: Tensor | None = None
 
 
-Step = Callable[[Tensor, Tensor, Block, Scene], Tensor]
+Step = Callable[[Tensor, Opened, Scene], Tensor]
 
 
 @dataclass(frozen=True)
 class AttentionMode:
     """A way to make features dense.
 
-    `step(path, tokens, block, scene)` returns the dense path [b, n, c] after `block`; `tokens` [b, n, c] go
-    into that block on the unchanged path. `blocks(depth)` says how many of the last blocks take part; `free`
-    whether a user may choose another number; `proxy` whether a second encoder is needed. The dense path
-    starts as the tokens that enter the first of them.
+    `step(path, block, scene)` returns the dense path [b, n, c] after `block`, which is opened on the tokens
+    [b, n, c] that go into it on the unchanged path. `blocks(depth)` says how many of the last blocks take
+    part; `free` whether a user may choose another number; `proxy` whether a second encoder is needed. The
+    dense path starts as the tokens that enter the first of them.
     """
 
     name: str
@@ -59,11 +59,11 @@ class AttentionMode:
 @dataclass(frozen=True)
 class Dense:
     """Tokens after the last block: `dense` of the mode's path, `plain` of the tower as trained, both [b, n,
-    c]. `layers`: the path after each block that was asked for.
+    c]. `layers`: the path after each block that was asked for. `plain` is None where nobody wanted it.
     """
 
     dense: Tensor
-    plain: Tensor
+    plain: Tensor | None
     grid: tuple[int, int]
     layers: tuple[Tensor, ...] = ()
 
@@ -92,16 +92,16 @@ def _mode(
 
 
 @_mode("plain", "the tower as it was trained", "CLIP, arXiv 2103.00020", blocks=lambda depth: 0)
-def _plain(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Tensor:
+def _plain(path: Tensor, block: Opened, scene: Scene) -> Tensor:
     return path
 
 
 @_mode("value", "every token attends to itself alone in the last block", "MaskCLIP, arXiv 2112.01071")
-def _value(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Tensor:
+def _value(path: Tensor, block: Opened, scene: Scene) -> Tensor:
     """Values and output projection instead of attention; residual and MLP stay, as in the code of the
     authors.
     """
-    return block.ffn(tokens + block.merge(block.heads(tokens, "v")))
+    return block.ffn(block.tokens + block.merge(block.heads("v")))
 
 
 @_mode(
@@ -112,28 +112,28 @@ def _value(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Tensor:
     blocks=lambda depth: min(6, (depth + 1) // 2),
     free=True,
 )
-def _value_value(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Tensor:
-    v = block.heads(tokens, "v")
+def _value_value(path: Tensor, block: Opened, scene: Scene) -> Tensor:
+    v = block.heads("v")
     return path + block.merge(attend(v, v, v))
 
 
 @_mode("q-q", "queries attend to queries in the last block", "half of SCLIP, arXiv 2312.01597")
-def _query_query(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Tensor:
-    q, v = block.heads(tokens, "q"), block.heads(tokens, "v")
-    return block.ffn(tokens + block.merge(attend(q, q, v)))
+def _query_query(path: Tensor, block: Opened, scene: Scene) -> Tensor:
+    q, v = block.heads("q"), block.heads("v")
+    return block.ffn(block.tokens + block.merge(attend(q, q, v)))
 
 
 @_mode("k-k", "keys attend to keys in the last block", "half of SCLIP, arXiv 2312.01597")
-def _key_key(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Tensor:
-    k, v = block.heads(tokens, "k"), block.heads(tokens, "v")
-    return block.ffn(tokens + block.merge(attend(k, k, v)))
+def _key_key(path: Tensor, block: Opened, scene: Scene) -> Tensor:
+    k, v = block.heads("k"), block.heads("v")
+    return block.ffn(block.tokens + block.merge(attend(k, k, v)))
 
 
 @_mode("sclip", "q-q and k-k added up in the last block", "SCLIP, arXiv 2312.01597")
-def _correlative(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Tensor:
+def _correlative(path: Tensor, block: Opened, scene: Scene) -> Tensor:
     """The two softmaxes are added and not averaged, as in the code of the authors."""
-    q, k, v = (block.heads(tokens, part) for part in ("q", "k", "v"))
-    return block.ffn(tokens + block.merge(attend(q, q, v) + attend(k, k, v)))
+    q, k, v = (block.heads(part) for part in ("q", "k", "v"))
+    return block.ffn(block.tokens + block.merge(attend(q, q, v) + attend(k, k, v)))
 
 
 @_mode(
@@ -141,14 +141,14 @@ def _correlative(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Te
     "k-k with a Gaussian around each patch; no residual, no MLP",
     "NACLIP, arXiv 2404.08181",
 )
-def _neighbour(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Tensor:
-    k, v = block.heads(tokens, "k"), block.heads(tokens, "v")
+def _neighbour(path: Tensor, block: Opened, scene: Scene) -> Tensor:
+    k, v = block.heads("k"), block.heads("v")
     return block.merge(attend(k, k, v, _nearness(scene).to(k)))
 
 
 @_mode("clear", "q-q; no residual, no MLP in the last block", "ClearCLIP, arXiv 2407.12442")
-def _clear(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Tensor:
-    q, v = block.heads(tokens, "q"), block.heads(tokens, "v")
+def _clear(path: Tensor, block: Opened, scene: Scene) -> Tensor:
+    q, v = block.heads("q"), block.heads("v")
     return block.merge(attend(q, q, v))
 
 
@@ -158,12 +158,12 @@ def _clear(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Tensor:
     "ProxyCLIP, arXiv 2408.04883",
     proxy=True,
 )
-def _proxy(path: Tensor, tokens: Tensor, block: Block, scene: Scene) -> Tensor:
+def _proxy(path: Tensor, block: Opened, scene: Scene) -> Tensor:
     """The prefix tokens, of which the second encoder knows nothing, stay as they are."""
     assert scene.proxy is not None  # `attend_densely` refuses the mode otherwise
     weights = _proxy_weights(scene.proxy)[:, None]
-    patches = block.merge(weights.to(tokens) @ block.heads(tokens, "v")[:, :, scene.prefix :])
-    return torch.cat([tokens[:, : scene.prefix], patches], dim=1)
+    patches = block.merge(weights.to(block.tokens) @ block.heads("v")[:, :, scene.prefix :])
+    return torch.cat([block.tokens[:, : scene.prefix], patches], dim=1)
 
 
 def _nearness(scene: Scene) -> Tensor:
@@ -208,12 +208,14 @@ def attend_densely(
     *,
     layers: Sequence[int] = (),
     proxy: Tensor | None = None,
+    plain: bool = True,
 ) -> Dense:
     """Run normalised pixels [b, 3, H, W] through the tower once, with the dense path of `mode` beside it.
 
     `blocks`: how many of the last blocks the dense path replaces; None takes the mode's own number. `layers`:
     blocks, counted from 1, after which the path is kept (before its first block it is the plain one).
-    `proxy`: unit vectors of the second encoder [b, h*w, c], for the mode that needs one.
+    `proxy`: unit vectors of the second encoder [b, h*w, c], for the mode that needs one. `plain`: whether the
+    tower's own tokens after the last block are wanted; without them a dense mode saves that block.
     """
     first = tower.depth - _count(mode, tower.depth, blocks)
     if mode.proxy and proxy is None:
@@ -229,13 +231,14 @@ def attend_densely(
     scene = Scene(tower.prefix, start.grid, proxy)
     tokens = path = start.tokens
     kept = {}
-    for number, block in enumerate(start.blocks, 1):
-        after = block(tokens)
-        path = mode.step(path, tokens, block, scene) if number > first else after
-        tokens = after
+    for number, module in enumerate(start.blocks, 1):
+        block, dense = Opened(module, tokens), number > first
+        done = dense and number == tower.depth and not plain
+        tokens = tokens if done else block.passed()
+        path = mode.step(path, block, scene) if dense else tokens
         if number in layers:
             kept[number] = path
-    return Dense(path, tokens, start.grid, tuple(kept[layer] for layer in layers))
+    return Dense(path, tokens if plain else None, start.grid, tuple(kept[layer] for layer in layers))
 
 
 def _count(mode: AttentionMode, depth: int, blocks: int | None) -> int:

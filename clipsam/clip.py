@@ -39,11 +39,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 @dataclass(frozen=True)
 class PatchFeatures:
     """Unit vectors, float32: `patches` [b, h, w, d], one per patch; `pooled` [b, d], the tower's view of the
-    whole; `layers`: like `patches`, after each block that was asked for.
+    whole, None where nobody wanted it; `layers`: like `patches`, after each block that was asked for.
     """
 
     patches: Tensor
-    pooled: Tensor
+    pooled: Tensor | None
     layers: tuple[Tensor, ...] = ()
 
 
@@ -137,20 +137,28 @@ class ClipEncoder:
         *,
         blocks: int | None = None,
         layers: Sequence[int] = (),
+        pooled: bool = True,
     ) -> PatchFeatures:
         """Pixels [b, 3, H, W] in [0, 1], H and W multiples of `patch_size` -> a feature for every patch.
 
         `attention` names a mode of `ATTENTION_MODES`; `blocks` is how many of the last blocks it rebuilds
         (None: the mode's own number); `layers` are blocks, counted from 1, whose features are wanted too.
-        Final norm and projection are applied once to each. `pooled` is the same in every mode.
+        Final norm and projection are applied once to each. `pooled` is the same in every mode;
+        without it the dense modes save the last block of the tower as trained.
         """
         if self.programs is not None and self.programs.serves(attention, blocks, layers):
             self._require_whole_patches(pixels)
             return self.programs(pixels)
-        return self.dense(pixels, attention, blocks=blocks, layers=layers)
+        return self.dense(pixels, attention, blocks=blocks, layers=layers, pooled=pooled)
 
     def dense(
-        self, pixels: Tensor, attention: str, *, blocks: int | None = None, layers: Sequence[int] = ()
+        self,
+        pixels: Tensor,
+        attention: str,
+        *,
+        blocks: int | None = None,
+        layers: Sequence[int] = (),
+        pooled: bool = True,
     ) -> PatchFeatures:
         """`encode_pixels` by the tower itself, in a form that `torch.export` can trace."""
         mode, normalised, proxy = find_mode(attention), self._normalised(pixels), None
@@ -158,12 +166,14 @@ class ClipEncoder:
             height, width = (side // self.patch_size for side in pixels.shape[-2:])
             proxy = self.proxy.features(pixels.to(self.device, torch.float32), (height, width))
         with self._precision():
-            tokens = attend_densely(self.tower, normalised, mode, blocks, layers=layers, proxy=proxy)
+            tokens = attend_densely(
+                self.tower, normalised, mode, blocks, layers=layers, proxy=proxy, plain=pooled
+            )
             paths = (path[:, self.tower.prefix :] for path in (tokens.dense, *tokens.layers))
             dense = [self.tower.project(path).float() for path in paths]
-            pooled = self.tower.pool(tokens.plain)
+            whole = None if tokens.plain is None else self.tower.pool(tokens.plain).float()
         patches, *kept = (F.normalize(path, dim=-1).unflatten(1, tokens.grid) for path in dense)
-        return PatchFeatures(patches, F.normalize(pooled.float(), dim=-1), tuple(kept))
+        return PatchFeatures(patches, None if whole is None else F.normalize(whole, dim=-1), tuple(kept))
 
     @torch.inference_mode()
     def encode_windows(self, pixels: Tensor, sides: Sequence[int] = (2, 3)) -> WindowFeatures:

@@ -60,7 +60,7 @@ class CoarseMap:
 
     `anomaly` float32 [H, W] at the size of the photo; `types` float32 [k, gh, gw], one map per name in
     `defects`, on the patch grid of the largest scale (unsmoothed); `image_score` compares the tower's pooled
-    embedding with the same sentences, None where every scale was tiled.
+    embedding with the same sentences, None where every scale was tiled, or where nobody wanted it.
     """
 
     anomaly: NDArray[np.float32]
@@ -87,13 +87,18 @@ def coarse_map(
     encoder: ClipEncoder,
     targets: TextTargets,
     settings: HeatmapSettings | None = None,
+    *,
+    scored: bool = True,
 ) -> CoarseMap:
-    """The way of one photo [H, W, 3] (RGB) to its coarse map."""
+    """The way of one photo [H, W, 3] (RGB) to its coarse map; `scored`: whether `image_score` is wanted, for
+    which dense modes need one block more.
+    """
     settings = settings or HeatmapSettings()
-    compare = _compare_windows if settings.attention == "windows" else _compare_patches
 
-    def look(crops: Tensor) -> tuple[Tensor, Tensor]:
-        return compare(crops, encoder, targets, settings)
+    def look(crops: Tensor) -> tuple[Tensor, Tensor | None]:
+        if settings.attention == "windows":
+            return _compare_windows(crops, encoder, targets, settings)
+        return _compare_patches(crops, encoder, targets, settings, scored)
 
     patch, types = encoder.patch_size, len(targets.defects)
     scales = [see(pixels, size, patch, settings, types, look) for size in settings.sizes]
@@ -150,18 +155,21 @@ def see(
 
 
 def _compare_patches(
-    crops: Tensor, encoder: ClipEncoder, targets: TextTargets, settings: HeatmapSettings
-) -> tuple[Tensor, Tensor]:
-    """Crops [b, 3, H, W] in [0, 1] -> logits of every patch [k, b, h, w] and of each whole crop [k, b]."""
+    crops: Tensor, encoder: ClipEncoder, targets: TextTargets, settings: HeatmapSettings, scored: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Crops [b, 3, H, W] in [0, 1] -> logits of every patch [k, b, h, w] and, if `scored`, of each whole crop
+    [k, b].
+    """
     features = encoder.encode_pixels(
-        crops, settings.attention, blocks=settings.attention_blocks, layers=settings.layers
+        crops, settings.attention, blocks=settings.attention_blocks, layers=settings.layers, pooled=scored
     )
     layers = [
         type_logits(patches, targets, settings.temperature)
         for patches in features.layers or (features.patches,)
     ]
     merge = torch.mean if settings.layer_merge == "mean" else torch.sum
-    return merge(torch.stack(layers), dim=0), type_logits(features.pooled, targets, settings.temperature)
+    whole = None if features.pooled is None else type_logits(features.pooled, targets, settings.temperature)
+    return merge(torch.stack(layers), dim=0), whole
 
 
 def _compare_windows(

@@ -46,6 +46,7 @@ class DenseTower(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         how = self._settings
         seen = self._clip[0].dense(pixels, how.attention, blocks=how.attention_blocks, layers=how.layers)
+        assert seen.pooled is not None  # it was not declined
         return (seen.patches, seen.pooled, *seen.layers)
 
 

@@ -258,7 +258,8 @@ class AnomalySegmenter:
     def _coarse_map(self, pixels: NDArray[np.uint8]) -> CoarseMap:
         if self.text_map is not None:
             return self.text_map.coarse_map(pixels, self.targets.defects)
-        return coarse_map(pixels, self.clip, self.targets, self.preset.heatmap)
+        scored = self.preset.fusion.score == "whole"
+        return coarse_map(pixels, self.clip, self.targets, self.preset.heatmap, scored=scored)
 
     @property
     def words(self) -> Words:

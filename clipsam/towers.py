@@ -45,6 +45,10 @@ class Block(ABC):
     def __call__(self, tokens: Tensor) -> Tensor:
         """The block as it was trained."""
 
+    def passed(self, opened: Opened) -> Tensor:
+        """The same on the tokens that it is opened with, and by their heads where it is made of them."""
+        return self(opened.tokens)
+
     @abstractmethod
     def heads(self, tokens: Tensor, part: Part) -> Tensor:
         """Queries, keys or values of the tokens as attention sees them: after the block's norms and rotary
@@ -68,6 +72,33 @@ class Block(ABC):
     @abstractmethod
     def ffn(self, tokens: Tensor) -> Tensor:
         """The second half of the block: tokens + MLP(norm(tokens))."""
+
+
+class Opened:
+    """A block with the tokens [b, n, c] that go into it, whose queries, keys and values are made once, when
+    they are asked for.
+    """
+
+    def __init__(self, block: Block, tokens: Tensor) -> None:
+        self.tokens, self._block = tokens, block
+        self.merge, self.ffn = block.merge, block.ffn
+        self._heads: dict[str, Tensor] = {}
+
+    def heads(self, part: Part) -> Tensor:
+        """[b, heads, n, c / heads]."""
+        if part not in self._heads:
+            self._heads[part] = self._block.heads(self.tokens, part)
+        return self._heads[part]
+
+    def all_heads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values."""
+        if len(self._heads) < 3:
+            self._heads = dict(zip("qkv", self._block.all_heads(self.tokens), strict=True))
+        return self._heads["q"], self._heads["k"], self._heads["v"]
+
+    def passed(self) -> Tensor:
+        """The tokens as they leave the block as it was trained."""
+        return self._block.passed(self)
 
 
 @dataclass(frozen=True)
@@ -225,10 +256,13 @@ class NativeBlock(Block):
         self.block = block
 
     def __call__(self, tokens: Tensor) -> Tensor:
+        return self.passed(Opened(self, tokens))
+
+    def passed(self, opened: Opened) -> Tensor:
         if not isinstance(self.block.attn, nn.MultiheadAttention):
-            return self.block(tokens)
+            return self.block(opened.tokens)
         # MultiheadAttention.forward would hold all n × n scores: 0.9 GB a block at 4,097 tokens, and slower
-        return self.ffn(tokens + self.merge(attend(*self.all_heads(tokens))))
+        return self.ffn(opened.tokens + self.merge(attend(*opened.all_heads())))
 
     def all_heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         attn = self.block.attn

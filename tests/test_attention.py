@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 from clipsam.attention import ATTENTION_MODES, _proxy_weights, attend_densely, find_mode
 from clipsam.errors import TowerError, UsageError
 from clipsam.settings import ATTENTIONS
-from clipsam.towers import attend, open_tower
+from clipsam.towers import NativeBlock, attend, open_tower
 
 NON_SQUARE = (3 * PATCH, 5 * PATCH)
 
@@ -195,6 +196,42 @@ def test_modes_differ_on_every_tower_and_leave_the_plain_path_alone(tower: str, 
         torch.testing.assert_close(features[one].pooled, features["plain"].pooled)
         for other in modes[i + 1 :]:
             assert (features[one].patches - features[other].patches).abs().max() > 1e-3, (one, other)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_without_the_pooled_embedding_dense_features_are_the_same(tower: str, pixels: Tensor) -> None:
+    encoder = tiny_encoder(tower, proxy=tiny_proxy())
+    for mode in ATTENTION_MODES:
+        with_it, without = (encoder.encode_pixels(pixels, mode, pooled=wanted) for wanted in (True, False))
+        torch.testing.assert_close(with_it.patches, without.patches, atol=1e-6, rtol=0)
+        assert without.pooled is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "plain", "mlps", "joint", "single"),
+    [
+        ("plain", False, DEPTH, DEPTH, 0),
+        ("v-v", True, DEPTH, DEPTH, 0),
+        ("v-v", False, DEPTH - 1, DEPTH - 1, 1),
+        ("clear", False, DEPTH - 1, DEPTH - 1, 2),
+    ],
+)
+def test_a_dense_path_pays_for_nothing_twice(
+    mode: str, plain: bool, mlps: int, joint: int, single: int, pixels: Tensor, monkeypatch: Any
+) -> None:
+    """Heads serve both paths; of the last block runs only what something is made of."""
+    calls: Counter[str] = Counter()
+    for name in ("ffn", "all_heads", "heads"):
+        original = getattr(NativeBlock, name)
+
+        def counted(*arguments: Any, name: str = name, original: Any = original) -> Any:
+            calls[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(NativeBlock, name, counted)
+    with torch.no_grad():
+        attend_densely(open_tower(tiny_model().visual), pixels, find_mode(mode), plain=plain)
+    assert (calls["ffn"], calls["all_heads"], calls["heads"]) == (mlps, joint, single)
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(1, 1), (4, 2), (6, 3), (12, 6), (24, 6)])

@@ -44,12 +44,12 @@ class ColourEncoder:
         self.shapes: list[tuple[int, ...]] = []
 
     def encode_pixels(
-        self, pixels: Tensor, attention: str, *, blocks: int | None, layers: tuple[int, ...]
+        self, pixels: Tensor, attention: str, *, blocks: int | None, layers: tuple[int, ...], pooled: bool
     ) -> PatchFeatures:
         self.shapes.append(tuple(pixels.shape))
         colour = F.avg_pool2d(pixels, PATCH) + 0.01
-        pooled = F.normalize(colour.mean(dim=(2, 3)), dim=-1)
-        return PatchFeatures(F.normalize(colour, dim=1).permute(0, 2, 3, 1), pooled)
+        whole = F.normalize(colour.mean(dim=(2, 3)), dim=-1)
+        return PatchFeatures(F.normalize(colour, dim=1).permute(0, 2, 3, 1), whole if pooled else None)
 
 
 def colour_targets() -> TextTargets:
@@ -270,6 +270,15 @@ def test_the_attention_of_the_settings_is_used() -> None:
     ]
     for i, one in enumerate(maps):
         assert all(np.abs(one - other).max() > 1e-4 for other in maps[i + 1 :])
+
+
+def test_a_score_that_nobody_wants_changes_nothing_else() -> None:
+    encoder, targets, pixels = tiny_encoder(), random_targets(), smooth_photo(48, 64)
+    full = coarse_map(pixels, encoder, targets)
+    spared = coarse_map(pixels, encoder, targets, scored=False)
+    assert (full.image_score is None, spared.image_score) == (False, None)
+    np.testing.assert_allclose(full.anomaly, spared.anomaly, atol=1e-6)
+    np.testing.assert_allclose(full.types, spared.types, atol=1e-6)
 
 
 def test_the_same_photo_gives_the_same_map_and_read_only_arrays_are_fine() -> None:
