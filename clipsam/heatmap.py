@@ -61,12 +61,15 @@ class CoarseMap:
     `anomaly` float32 [H, W] at the size of the photo; `types` float32 [k, gh, gw], one map per name in
     `defects`, on the patch grid of the largest scale (unsmoothed); `image_score` compares the tower's pooled
     embedding with the same sentences, None where every scale was tiled, or where nobody wanted it.
+    `others_score` in [0, 1] is what the comparison with other photos says of the photo, None where its score
+    is that of the map.
     """
 
     anomaly: NDArray[np.float32]
     types: NDArray[np.float32]
     defects: tuple[str, ...]
     image_score: float | None
+    others_score: float | None = None
 
 
 def text_targets(encoder: ClipEncoder, sentences: Sentences) -> TextTargets:

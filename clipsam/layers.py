@@ -31,12 +31,17 @@ def encode_layers(
     Finer layers are averaged onto the grid, coarser ones interpolated. Order: blocks, stages of the stem,
     statistics. Raises `TowerError` for a stage that the tower does not have.
     """
-    patch = encoder.patch_size
-    rows, columns = patch_grid(pixels.shape[:2], settings.size, patch)
-    picture = resize(pixels, (rows * patch, columns * patch)).float()[None] / 255
-    cell = settings.grid or patch
-    grid = (max(rows * patch // cell, 1), max(columns * patch // cell, 1))
+    picture = _picture(pixels, encoder, settings)
+    cell = settings.grid or encoder.patch_size
+    grid = (max(picture.shape[-2] // cell, 1), max(picture.shape[-1] // cell, 1))
     return tuple(_on_grid(layer, grid) for layer in _layers(picture, encoder, settings))
+
+
+def encode_whole(pixels: NDArray[np.uint8], encoder: ClipEncoder, settings: LayerSettings) -> Tensor:
+    """Photo [H, W, 3] (RGB) -> the tower's own embedding of it, a unit vector [d], float32 on the CPU."""
+    pooled = encoder.encode_pixels(_picture(pixels, encoder, settings), "plain").pooled
+    assert pooled is not None  # it is left out only where that is asked for
+    return pooled[0].cpu()
 
 
 def local_mean(features: Tensor, side: int) -> Tensor:
@@ -53,6 +58,14 @@ def compressed(cells: Tensor) -> Tensor:
     unusual on the face does not drown in what is usual at the edge.
     """
     return torch.cat([cells[:3], (cells[3:10] + 0.003).sqrt(), cells[10:]])
+
+
+def _picture(pixels: NDArray[np.uint8], encoder: ClipEncoder, settings: LayerSettings) -> Tensor:
+    """The photo as the tower sees it, [1, 3, h, w] in [0, 1], in whole patches."""
+    patch = encoder.patch_size
+    size = settings.size if settings.enlarge else min(settings.size, max(pixels.shape[:2]))
+    rows, columns = patch_grid(pixels.shape[:2], size, patch)
+    return resize(pixels, (rows * patch, columns * patch)).float()[None] / 255
 
 
 def _layers(picture: Tensor, encoder: ClipEncoder, settings: LayerSettings) -> Iterator[Tensor]:

@@ -128,8 +128,12 @@ NANO = Preset(
         weighting="agreement", edge_weight=0.4, edge_guide=0.015, score="coarse", min_area=3e-4
     ),
     # Cells of pixels and the stages of the stem together say best how two photos differ.
-    layers=LayerSettings(size=512, depths=(), strides=(8, 16), cells=(8, 16), grid=8, scaling="spread"),
-    reference_settings=ReferenceSettings(smoothing=0.012, mixing="odds", text_weight=0.15, excess_weight=0.3),
+    layers=LayerSettings(
+        size=512, enlarge=False, depths=(), strides=(8, 16), cells=(8, 16), grid=8, scaling="spread"
+    ),
+    reference_settings=ReferenceSettings(
+        smoothing=0.012, mixing="odds", text_weight=0.15, excess_weight=0.3, photo_score="distances"
+    ),
     consensus_settings=ConsensusSettings(
         joint=True,
         together=True,
@@ -138,6 +142,7 @@ NANO = Preset(
         mixing="odds",
         text_weight=0.15,
         excess_weight=0.3,
+        photo_score="distances",
     ),
     pixel_threshold=0.71,
 )

@@ -33,6 +33,7 @@ from clipsam.memory import (
     nearest_few,
     side_by_side,
 )
+from clipsam.photoscores import highest_mean
 from clipsam.settings import LayerSettings, ReferenceSettings
 
 POOL = 8  # patches that the cover is chosen from, per patch that is kept: bounds memory
@@ -122,28 +123,46 @@ class ReferenceMemory:
             words=words.hash if words else "",
         )
 
+    @property
+    def scores_photos(self) -> bool:
+        """Whether the score of a photo comes from here, not from its map."""
+        return self.settings.photo_score == "distances"
+
     def anomaly(self, pixels: Pixels) -> NDArray[np.float32]:
         """How unlike the references each pixel of a photo [H, W, 3] is: [H, W] in [0, 1]."""
-        grid, views = self._look(pixels)
-        return self._anomaly(grid, views, pixels.shape[:2])
+        return self._map(self._distances(*self._look(pixels)), pixels.shape[:2])
 
-    def join(self, coarse: CoarseMap, pixels: Pixels) -> CoarseMap:
-        """The coarse map of a photo joined with what the references say of it."""
+    def join(self, coarse: CoarseMap, pixels: Pixels, inside: NDArray[np.bool_] | None = None) -> CoarseMap:
+        """The coarse map of a photo joined with what the references say of it, and their score of the photo
+        where the settings ask for it, made of the pixels `inside` [H, W].
+        """
         grid, views = self._look(pixels)
         usual = self._usual(grid, views, pixels.shape[:2]) if self.texts is not None else None
-        own = self._anomaly(grid, views, pixels.shape[:2])
-        return replace(coarse, anomaly=join(coarse.anomaly, own, usual, self.settings))
+        distances = self._distances(grid, views)
+        own = self._map(distances, pixels.shape[:2])
+        return replace(
+            coarse,
+            anomaly=join(coarse.anomaly, own, usual, self.settings),
+            others_score=self._photo_score(distances, inside),
+        )
 
     def _look(self, pixels: Pixels) -> tuple[tuple[int, int], list[Tensor]]:
         patches = _collect([pixels], self.encoder, self.layers, self.settings, whole=True)
         return patches.grid, _views(patches, self.scaling, self.position, self.settings)
 
-    def _anomaly(
-        self, grid: tuple[int, int], views: list[Tensor], shape: tuple[int, ...]
-    ) -> NDArray[np.float32]:
-        distances = _distances(views, self.views, self.settings)
-        scores = self.grading(distances) if self.settings.score == "calibrated" else distances.clamp(max=1)
-        return enlarge(scores.unflatten(0, grid).numpy(), shape, self.settings.smoothing)
+    def _distances(self, grid: tuple[int, int], views: list[Tensor]) -> Tensor:
+        return _distances(views, self.views, self.settings).unflatten(0, grid)
+
+    def _graded(self, distances: Tensor) -> Tensor:
+        return self.grading(distances) if self.settings.score == "calibrated" else distances.clamp(max=1)
+
+    def _map(self, distances: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        return enlarge(self._graded(distances).numpy(), shape, self.settings.smoothing)
+
+    def _photo_score(self, distances: Tensor, inside: NDArray[np.bool_] | None) -> float | None:
+        if not self.scores_photos:
+            return None
+        return float(self._graded(highest_mean(distances, self.settings.highest, inside)))
 
     def _usual(
         self, grid: tuple[int, int], views: list[Tensor], shape: tuple[int, ...]

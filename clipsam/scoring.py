@@ -245,10 +245,12 @@ def _segmenter_runner(segmenter: Any) -> Callable[[Pixels], Scored]:
     settings = segmenter.preset.fusion
     sharpened = settings.edge_weight > 0 or settings.edge_guide > 0
     refined = sharpened or getattr(segmenter, "sam", None) is not None
+    by_others = getattr(getattr(segmenter, "memory", None), "scores_photos", False)
+    of_photo = by_others or settings.score == "whole"  # and not of one of its maps
 
     def run(pixels: Pixels) -> Scored:
         result = segmenter.segment(pixels)
-        coarse = result.score if settings.score == "whole" else image_score(result.coarse_map, settings)
+        coarse = result.score if of_photo else image_score(result.coarse_map, settings)
         maps, scores = {"coarse": result.coarse_map}, {"coarse": coarse}
         if refined:
             maps["fused"], scores["fused"] = result.anomaly_map, result.score

@@ -177,7 +177,7 @@ class AnomalySegmenter:
                 coarse = replace(coarse, anomaly=self.adapter.map(photo.pixels, self.product))
         if self.memory is not None:
             with clock.stage(self.memory.stage):
-                coarse = self.memory.join(coarse, photo.pixels)
+                coarse = self.memory.join(coarse, photo.pixels, inside)
         seen = only(coarse.anomaly, inside)
         degraded = self._refines and refine is not None and not refine()
         with clock.stage("regions"):
@@ -193,7 +193,9 @@ class AnomalySegmenter:
             mask, regions = find_regions(
                 anomaly_map, coarse.types, coarse.defects, self.pixel_threshold, self.preset.fusion
             )
-            score = photo_score(anomaly_map, seen, coarse.image_score, self.preset.fusion, inside)
+            score = coarse.others_score
+            if score is None:
+                score = photo_score(anomaly_map, seen, coarse.image_score, self.preset.fusion, inside)
         return Segmentation(
             path=photo.path,
             sha256=photo.sha256,

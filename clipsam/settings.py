@@ -136,6 +136,7 @@ class LayerSettings:
     """What describes a patch when photos are compared with photos (see `clipsam/layers.py`)."""
 
     size: int = 518  # longer side of the photo in px, as the tower sees it
+    enlarge: bool = True  # photos below that size are enlarged to it, or seen at their own
     depths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # transformer blocks, as parts of the tower's depth
     strides: tuple[int, ...] = ()  # stages of a convolutional stem, by their stride in px
     cells: tuple[int, ...] = ()  # statistics of colours and steps over cells of these sides, in px
@@ -176,6 +177,10 @@ class ReferenceSettings:
     text_weight: float = 0.25  # share of the text map in the mean, or what its log odds are multiplied by
     excess_weight: float = 0.0  # "odds": weight of what the text says beyond what it says of the like patches
     likes: int = 8  # so many remembered patches are the like ones
+    photo_score: str = (
+        "map"  # the preset's way with the joined map, or "distances": the highest ones alone (AnomalyDINO)
+    )
+    highest: float = 0.01  # ... and how many those are, as a fraction of all patches
     seed: int = 0  # of what is drawn at random: which patches calibrate, the projection of the cover
 
     def __post_init__(self) -> None:
@@ -203,9 +208,12 @@ class ConsensusSettings:
     tail: float = 0.99  # as in `ReferenceSettings`, of all patches of the batch
     steepness: float = 4.0
     smoothing: float = 0.008
-    mixing: str = "mean"  # this and the next two as in `ReferenceSettings`
+    mixing: str = "mean"  # this and the next four as in `ReferenceSettings`
     text_weight: float = 0.25
     excess_weight: float = 0.0
+    photo_score: str = "map"
+    highest: float = 0.01
+    rescored: tuple[int, ...] = ()  # a photo's score is averaged over so many of its like (MuSc's RsCIN)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -217,6 +225,10 @@ class ConsensusSettings:
             self.photos == 0 or self.photos > 1, "photos", self.photos, "2 or more, or 0 for all", "consensus"
         )
         _expect(self.patches >= 0, "patches", self.patches, "1 or more, or 0 for all", "consensus")
+        windows_fit = all(window > 0 for window in self.rescored)
+        _expect(
+            windows_fit, "rescored", self.rescored, "numbers of photos from 1, itself among them", "score"
+        )
         _expect(self.sketch >= 0, "sketch", self.sketch, "1 or more numbers, or 0 for all", "consensus")
 
 
@@ -225,6 +237,9 @@ def _check_memory(settings: ReferenceSettings | ConsensusSettings) -> None:
     _expect(settings.steepness > 0, "steepness", settings.steepness, "a power above 0", "score")
     _expect(0 <= settings.smoothing < 1, "smoothing", settings.smoothing, "a fraction below 1", "map")
     _expect(0 <= settings.text_weight <= 1, "text_weight", settings.text_weight, "a share in [0, 1]", "score")
+    scores_fit = settings.photo_score in ("map", "distances")
+    _expect(scores_fit, "photo_score", settings.photo_score, "map or distances", "score")
+    _expect(0 < settings.highest <= 1, "highest", settings.highest, "a part above 0 to 1", "score")
     _expect(settings.mixing in ("mean", "odds"), "mixing", settings.mixing, "mean or odds", "map")
     excess_fits = settings.excess_weight == 0 or (settings.excess_weight > 0 and settings.mixing == "odds")
     _expect(

@@ -28,10 +28,13 @@ those [n].
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What is kept of a photo: layers [c, h, w], float16, and log odds of its text map [h*w], if needed."""
+    """What is kept of a photo: layers [c, h, w], float16; where they are needed, log odds of its text map
+    [h*w] and the embedding of the `whole` [d].
+    """
 
     layers: list[Tensor]
     texts: Tensor | None = None
+    whole: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,8 +59,10 @@ class WindowReferences:
         every = replace(seen[0], windows=windows, patches=torch.cat([found.patches for found in seen]))
         return cls(encoder, settings, WindowMemory.of(every), len(photos), hash_photos(photos))
 
-    def join(self, coarse: CoarseMap, pixels: Pixels) -> CoarseMap:
-        """The means of both maps [H, W], and of CLIP's score of the whole photo and the highest distance."""
+    def join(self, coarse: CoarseMap, pixels: Pixels, inside: NDArray[np.bool_] | None = None) -> CoarseMap:
+        """The means of both maps [H, W], and of CLIP's score of the whole photo and the highest distance,
+        which knows no `inside`: a score of the whole photo cannot be limited.
+        """
         strange = self.memory.distance(_windows(pixels, self.encoder, self.settings))[0].numpy()
         anomaly = (coarse.anomaly + enlarge(strange, pixels.shape[:2], self.settings.smoothing)) / 2
         whole = coarse.image_score

@@ -166,6 +166,10 @@ def test_a_long_stream_keeps_a_uniform_sample(encoder, monkeypatch):
         {"neighbourhoods": ()},
         {"lowest": 0},
         {"photos": 1},
+        {"sketch": -1},
+        {"rescored": (0, 1)},
+        {"photo_score": "most"},
+        {"highest": 1.5},
         {"tail": 1.0},
         {"steepness": 0},
         {"text_weight": 1.5},
@@ -233,3 +237,56 @@ def test_what_the_text_says_is_found_by_sketches_too(encoder):
         others, also = quick._voters.score(module._hash(pixels), quick._look(pixels).layers)
         torch.testing.assert_close(scores, others, atol=2e-3, rtol=2e-3)
         torch.testing.assert_close(said, also, atol=0.05, rtol=0.05)
+
+
+def plain_coarse() -> CoarseMap:
+    flat = np.full((32, 32), 0.5, np.float32)
+    return CoarseMap(flat, flat[None], ("any",), None)
+
+
+def test_photos_are_rescored_by_their_like(encoder):
+    pictures = photos(7)
+    pictures[4] = pictures[4].copy()
+    pictures[4][8:16, 16:24] = (250, 5, 5)
+    settings = ConsensusSettings(photos=0, patches=0, rescored=(1, 2, 3))
+    consensus = Consensus.of(pictures, encoder, LAYERS, settings)
+    heights = [float(consensus.scores(pixels).max()) for pixels in pictures]
+    wholes = [
+        encoder.encode_pixels(torch.from_numpy(p).permute(2, 0, 1)[None].float() / 255, "plain").pooled[0]
+        for p in pictures
+    ]
+    expected = []
+    for whole in wholes:
+        alike = sorted(
+            ((float(whole @ other), height) for other, height in zip(wholes, heights, strict=True)),
+            reverse=True,
+        )
+        means = [sum(w * h for w, h in alike[:k]) / sum(w for w, _ in alike[:k]) for k in (1, 2, 3)]
+        expected.append(float(consensus._grading()(torch.tensor(sum(means) / 3))))
+    found = [consensus.join(plain_coarse(), pixels).others_score for pixels in pictures]
+    assert found == pytest.approx(expected, abs=1e-4)
+    alone = Consensus.of(pictures, encoder, LAYERS, replace(settings, rescored=(1,)))
+    first = [alone.join(plain_coarse(), pixels).others_score for pixels in pictures]
+    assert first == pytest.approx([float(consensus._grading()(torch.tensor(h))) for h in heights], abs=1e-5)
+    assert found != pytest.approx(first, abs=1e-3)
+    assert Consensus.of(pictures, encoder, LAYERS).join(plain_coarse(), pictures[0]).others_score is None
+
+
+def test_a_photo_that_has_no_vote_is_rescored_too(encoder):
+    pictures = photos(7)
+    settings = ConsensusSettings(photos=0, patches=0, rescored=(1, 3))
+    consensus = Consensus.of(pictures[:6], encoder, LAYERS, settings)
+    assert 0 < consensus.join(plain_coarse(), pictures[6]).others_score < 1
+
+
+def test_the_score_of_a_photo_can_come_from_the_highest_votes(encoder):
+    pictures = photos(6)
+    settings = ConsensusSettings(photo_score="distances", highest=0.25)
+    consensus = Consensus.of(pictures, encoder, LAYERS, settings)
+    distances = consensus.scores(pictures[2])
+    expected = consensus._grading()(distances.flatten().sort().values[-4:].mean())
+    assert consensus.join(plain_coarse(), pictures[2]).others_score == pytest.approx(float(expected))
+    inside = np.zeros((32, 32), bool)
+    inside[:8, :8] = True  # one patch
+    limited = consensus.join(plain_coarse(), pictures[2], inside).others_score
+    assert limited == pytest.approx(float(consensus._grading()(distances[0, 0])))

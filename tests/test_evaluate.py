@@ -18,6 +18,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from tiny_dataset import darkness, draw_category
 
+from clipsam import scoring
 from clipsam.datasets import open_dataset
 from clipsam.errors import RunError, UsageError
 from clipsam.evaluate import FIGURES, evaluate
@@ -64,6 +65,16 @@ def root(tmp_path: Path) -> Path:
 
 def without_seconds(content: dict[str, Any]) -> dict[str, Any]:
     return {k: without_seconds(v) if isinstance(v, dict) else v for k, v in content.items() if k != "seconds"}
+
+
+def test_where_other_photos_score_a_photo_both_maps_have_that_score(root: Path) -> None:
+    segmenter = DarkSegmenter(sam=None)
+    photo = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+    result = segmenter.segment(photo)
+    assert scoring._segmenter_runner(segmenter)(photo).scores["coarse"] == float(result.coarse_map.max())
+    segmenter.memory = SimpleNamespace(scores_photos=True)
+    assert scoring._segmenter_runner(segmenter)(photo).scores["coarse"] == result.score
+    assert result.score != float(result.coarse_map.max())
 
 
 def test_dumped_maps_reproduce_the_table(root: Path, tmp_path: Path) -> None:

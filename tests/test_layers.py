@@ -10,7 +10,7 @@ from tiny_clip import tiny_encoder
 from torch import nn
 
 from clipsam.errors import TowerError, UsageError
-from clipsam.layers import compressed, encode_layers, local_mean
+from clipsam.layers import compressed, encode_layers, encode_whole, local_mean
 from clipsam.nano.rarity import statistics
 from clipsam.settings import LayerSettings
 
@@ -70,6 +70,26 @@ def test_contrasts_are_compressed_and_nothing_else():
 def test_a_photo_is_resized_to_whole_patches():
     found = encode_layers(PHOTO[:, :50], tiny_encoder("native"), LayerSettings(size=40, depths=(1.0,)))
     assert found[0].shape[1:] == (5, 5)
+
+
+def test_a_small_photo_is_seen_at_its_own_size_where_that_is_wanted():
+    encoder = tiny_encoder("native")
+    larger, own = (
+        encode_layers(PHOTO, encoder, LayerSettings(size=128, enlarge=enlarge, depths=(1.0,)))[0]
+        for enlarge in (True, False)
+    )
+    assert larger.shape[1:] == (12, 16)
+    torch.testing.assert_close(own, encode_layers(PHOTO, encoder, LayerSettings(size=64, depths=(1.0,)))[0])
+    smaller = encode_layers(PHOTO, encoder, LayerSettings(size=32, enlarge=False, depths=(1.0,)))[0]
+    assert smaller.shape[1:] == (3, 4)  # larger photos are made smaller as ever
+
+
+def test_the_whole_photo_has_the_towers_own_embedding():
+    encoder = tiny_encoder("native")
+    found = encode_whole(PHOTO[:32, :32], encoder, LayerSettings(size=32))
+    pixels = encoder._normalised(PICTURE[..., :32, :32])
+    expected = F.normalize(encoder.model.encode_image(pixels), dim=-1)[0]
+    torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=1e-4)
 
 
 def test_stages_that_are_not_there_are_refused(staged):

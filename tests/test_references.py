@@ -138,10 +138,37 @@ def test_a_file_that_keeps_no_references_is_refused(encoder, tmp_path):
         save_references(memory, tmp_path / "good.npz")
 
 
+def test_the_score_of_a_photo_can_come_from_the_highest_distances(encoder):
+    settings = replace(SETTINGS, photo_score="distances", highest=0.05)
+    memory = ReferenceMemory.build(good(4), encoder, LAYERS, settings)
+    fine, bad = good(1, seed=9)[0], damaged(good(1, seed=9)[0])
+    found = {}
+    for name, photo in (("fine", fine), ("bad", bad)):
+        _, views = memory._look(photo)
+        distances = torch.cdist(views[0], memory.views[0]).amin(dim=1)
+        highest = distances.sort().values[-round(0.05 * len(distances)) :].mean()
+        found[name] = memory.join(coarse(photo), photo).others_score
+        assert found[name] == pytest.approx(float(memory.grading(highest)), abs=1e-4)
+    assert found["bad"] > 0.9 > found["fine"]
+    away = np.ones((64, 64), bool)
+    away[16:40, 16:40] = False  # the region of interest leaves the defect out
+    assert memory.join(coarse(bad), bad, away).others_score < found["bad"]
+    plain = ReferenceMemory.build(good(4), encoder, LAYERS, SETTINGS)
+    assert plain.join(coarse(bad), bad).others_score is None
+
+
 def test_no_photos_and_wrong_settings_are_refused(encoder):
     with pytest.raises(UsageError, match="no reference photos"):
         ReferenceMemory.build([], encoder, LAYERS, SETTINGS)
-    for wrong in ({"memory": 0}, {"position": -1.0}, {"score": "raw"}, {"pooling": 2}, {"tail": 0.0}):
+    for wrong in (
+        {"photo_score": "most"},
+        {"highest": 0.0},
+        {"memory": 0},
+        {"position": -1.0},
+        {"score": "raw"},
+        {"pooling": 2},
+        {"tail": 0.0},
+    ):
         with pytest.raises(UsageError, match="expected"):
             ReferenceSettings(**wrong)
 
