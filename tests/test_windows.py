@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_clip import MEAN, PATCH, STD, save_tiny_clip, tiny_encoder, tiny_model
+from tiny_clip import MEAN, PATCH, STD, TOWERS, save_tiny_clip, tiny_encoder, tiny_model
 from torch import Tensor
 
 from clipsam.errors import TowerError, UsageError
@@ -98,6 +98,26 @@ def test_windows_equal_a_direct_computation(
         with torch.no_grad():
             expected = torch.stack([directly(visual, picture, side) for picture in normal])
         torch.testing.assert_close(windows, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(TOWERS.keys() - {"eva", "eva-fused"}))
+def test_nothing_is_left_out_that_a_tower_pools(name: str, pixels: Tensor) -> None:
+    """Windows as their tokens alone, through all of every block: what is saved changes nothing."""
+    encoder = tiny_encoder(name)
+    tower = encoder.tower
+    features = encoder.encode_windows(pixels, (2,))
+    with torch.no_grad():
+        start = tower.embed(encoder._normalised(pixels))
+        places = window_places(start.grid, 2)[:3]
+        for number, place in enumerate(places):
+            chosen = torch.cat([torch.arange(tower.prefix), place + tower.prefix])
+            tokens = start.tokens[:, chosen]
+            for block in start.blocks:
+                tokens = block(tokens)
+            expected = F.normalize(tower.pool(tokens), dim=-1)
+            torch.testing.assert_close(
+                features.windows[0].flatten(1, 2)[:, number], expected, atol=1e-5, rtol=1e-4
+            )
 
 
 def test_patches_are_normed_and_not_projected() -> None:
