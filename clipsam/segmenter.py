@@ -55,7 +55,8 @@ _LEAST = float(np.nextafter(np.float32(0), np.float32(1)))
 class AnomalySegmenter:
     """A warm pair of models with sentences about one product.
 
-    `segment` may be called from one thread at a time; it keeps no state between photos.
+    `segment` keeps no state between photos; on a CPU several threads may call it at once, unless exported
+    programs run the towers or the photos vote on each other (consensus).
     """
 
     def __init__(

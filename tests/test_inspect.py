@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -211,11 +212,57 @@ def test_models_that_always_fail_end_the_run(photos: Path, tmp_path: Path) -> No
     assert read_manifest(tmp_path / "run")["state"] == "interrupted"
 
 
+class Counting(FakeSegmenter):
+    """Counts how many photos are segmented at once; the first ones take longest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._lock = threading.Lock()
+
+    def segment(self, image: Photo) -> Segmentation:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.2 if image.path.name == "0.png" else 0.05)
+        try:
+            return super().segment(image)
+        finally:
+            with self._lock:
+                self.now -= 1
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_streams_segment_at_once_and_rows_stay_in_order(photos: Path, tmp_path: Path, streams: int) -> None:
+    counting = Counting()
+    summary = inspect_photos(counting, [photos], tmp_path / "run", streams=streams)
+    expected = inspect_photos(FakeSegmenter(), [photos], tmp_path / "expected")
+    assert counting.most == streams
+    assert [row["path"] for row in rows_of(tmp_path / "run")] == [row["path"] for row in expected.rows]
+    for row, other in zip(summary.rows, expected.rows, strict=True):
+        assert row.get("score") == other.get("score")
+        assert row.get("files") == other.get("files")
+    always = Stumbling(lambda name: True, RuntimeError("no such device"))
+    with pytest.raises(RuntimeError, match="no such device"):
+        inspect_photos(always, [photos], tmp_path / "bad", streams=streams)
+    assert len(always.seen) < 3 + streams
+
+
+def test_a_photo_above_the_limit_has_the_memory_for_itself(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipsam.runs.inspection.PIXELS_IN_FLIGHT", 10)
+    counting = Counting()
+    summary = inspect_photos(counting, [photos], tmp_path / "run", streams=3)
+    assert counting.most == 1
+    assert len(summary.rows) == len(rows_of(tmp_path / "run")) == 7
+
+
 def test_interrupt_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         inspect_photos(Stumbling(lambda name: name == "2.png", KeyboardInterrupt()), [photos], run)
-    assert [Path(row["path"]).name for row in rows_of(run)] == ["0.png", "1.png"]
+    assert [Path(row["path"]).name for row in rows_of(run) if "score" in row] == ["0.png", "1.png"]
     assert read_manifest(run)["state"] == "interrupted"
     again = FakeSegmenter()
     inspect_photos(again, [photos], run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from clipsam.calibration_files import save_calibration
 from clipsam.conformal import rate_of
 from clipsam.edges import sharpen
 from clipsam.errors import CalibrationError, PhotoError, UsageError
+from clipsam.nano.corpus.compose import render
 from clipsam.presets import ClipSpec, Preset, SamSpec
 from clipsam.prompts import load_prompts
 from clipsam.roi import Roi
@@ -357,3 +359,15 @@ def test_a_stream_of_frames_gives_what_segment_gives(encoder, photo):
     for image, answer in zip(shown, answers, strict=True):
         np.testing.assert_array_equal(answer.result.anomaly_map, segmenter.segment(image).anomaly_map)
     assert stream.stats.stages.keys() == STAGES | {"wait", "latency"}
+
+
+def test_threads_that_segment_at_once_get_the_maps_of_one() -> None:
+    """As `clipsam inspect` does on a CPU."""
+    segmenter = AnomalySegmenter.from_preset("nano", product="part", device="cpu", threshold=0.3)
+    photos = [render(seed, 160, 128 + 16 * seed, p_normal=0.0).image for seed in range(4)]
+    alone = [segmenter.segment(photo) for photo in photos]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(segmenter.segment, photos * 2))
+    for one, other in zip(alone * 2, together, strict=True):
+        np.testing.assert_allclose(other.anomaly_map, one.anomaly_map, atol=1e-5)
+        assert other.score == pytest.approx(one.score, abs=1e-5)

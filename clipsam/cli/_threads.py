@@ -1,8 +1,14 @@
-"""How many threads the models take while photos are read and results written beside them."""
+"""How the cores are shared between the models, the reading of photos and the writing of results."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clipsam.runs.photowork import Segmenter
+
+MOST_STREAMS = 4  # each holds the maps of a photo and the activations of the models
 
 
 def leave_a_core() -> None:
@@ -15,3 +21,24 @@ def leave_a_core() -> None:
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+
+
+def share_cores(segmenter: Segmenter) -> int:
+    """How many photos to segment at once; on a CPU the threads of each become fewer, so that all cores have
+    one.
+
+    Threads that work on photos of their own never wait for each other, as those do that share a photo. A GPU,
+    OpenVINO's programs and the voting of a batch take one photo at a time. OMP_NUM_THREADS stays the number
+    of threads per photo.
+    """
+    import torch
+
+    setup = segmenter.manifest()
+    if setup["device"] != "cpu" or "programs" in setup or "consensus" in setup:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if "OMP_NUM_THREADS" in os.environ:
+        return min(MOST_STREAMS, max(1, cores // torch.get_num_threads()))
+    streams = min(MOST_STREAMS, cores)
+    torch.set_num_threads(cores // streams)
+    return streams

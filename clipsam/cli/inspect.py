@@ -74,6 +74,7 @@ def inspect(
     """
     from clipsam.cli._progress import Progress
     from clipsam.cli._store import Keeping, open_station
+    from clipsam.cli._threads import share_cores
     from clipsam.runs.frames import with_frames
     from clipsam.runs.inspection import inspect_photos, photos_to_inspect
 
@@ -127,6 +128,7 @@ def inspect(
                 bit_depth=bit_depth,
                 overwrite=overwrite,
                 on_step=both,
+                streams=share_cores(segmenter),
             )
     except KeyboardInterrupt:
         typer.echo(f"clipsam: what is done is kept in {out}; the same command goes on from there", err=True)

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,6 @@ from clipsam.runs.store import ResultStore, Row, is_suspicious, ranked
 
 if TYPE_CHECKING:
     from clipsam.drift import DriftWarning
-    from clipsam.images import Photo
     from clipsam.result import Segmentation
 
 DEPTH = 4  # photos read ahead, and photos whose pictures are being written
@@ -106,11 +105,13 @@ def inspect_photos(
     bit_depth: int | None = None,
     overwrite: bool = False,
     on_step: Callable[[Step], None] | None = None,
+    streams: int = 1,
 ) -> RunSummary:
     """Inspect photos, folders and globs into the run folder `out`, or go on with the run that is there.
 
     A photo counts as done when its path and bytes are those of a row with a result or an error. `maps` is
     "png16", "tiff" or "none"; `bit_depth` as in `read_photo`; `overwrite` removes an earlier run in `out`.
+    `streams` photos are segmented at once, each in a thread of its own.
     Raises `UsageError` when there is nothing to inspect and `RunError` when `out` cannot take this run.
     """
     out = Path(out)
@@ -126,7 +127,7 @@ def inspect_photos(
         start = time.perf_counter()
         state = "interrupted"
         try:
-            _Loop(segmenter, out, sitting, pictures, options, bit_depth).run()
+            _Loop(segmenter, out, sitting, pictures, options, bit_depth, streams).run()
             state = "finished"
         finally:
             seconds = time.perf_counter() - start
@@ -140,7 +141,7 @@ def inspect_photos(
 
 
 class _Loop:
-    """The engine of this machine: reads ahead, segments one photo after the other, writes behind."""
+    """The engine of this machine: reads ahead, segments, writes behind; rows are in the order of photos."""
 
     def __init__(
         self,
@@ -150,6 +151,7 @@ class _Loop:
         names: Mapping[Path, str],
         options: PictureOptions,
         bit_depth: int | None,
+        streams: int,
     ) -> None:
         self._work = PhotoWork(segmenter, min(FAILURES_IN_A_ROW, len(sitting.photos)))
         self._out = out
@@ -157,66 +159,94 @@ class _Loop:
         self._names = names
         self._options = options
         self._bit_depth = bit_depth
-        self._writing = Flight(DEPTH, PIXELS_IN_FLIGHT)
+        self._streams = streams
+        self._fault: BaseException | None = None  # of the segmenter; nothing is segmented after it
+        self._under_way = Flight(DEPTH + streams, PIXELS_IN_FLIGHT)  # futures of the future of a row
 
     def run(self) -> None:
-        with ThreadPoolExecutor(2, "read") as readers, ThreadPoolExecutor(2, "write") as writers:
+        with (
+            ThreadPoolExecutor(2, "read") as readers,
+            ThreadPoolExecutor(self._streams, "segment") as segmenters,
+            ThreadPoolExecutor(2, "write") as writers,
+        ):
             try:
-                readings = map_ahead(
-                    readers,
-                    self._read,
-                    self._sitting.photos,
-                    weight=_pixels,
-                    depth=DEPTH,
-                    limit=PIXELS_IN_FLIGHT,
-                )
-                for reading in readings:
-                    self._handle(reading, writers)
+                photos = self._sitting.photos
+                for reading in map_ahead(
+                    readers, self._read, photos, weight=_pixels, depth=DEPTH, limit=PIXELS_IN_FLIGHT
+                ):
+                    self._start(reading, segmenters, writers)
+                self._settle_all()
             finally:
                 readers.shutdown(wait=False, cancel_futures=True)
-                self._settle_all()  # what the models have done is kept, whatever happened
+                segmenters.shutdown(wait=False, cancel_futures=True)
+                self._keep_the_rest()
 
     def _read(self, path: Path) -> Reading:
         return read(path, self._sitting.done(path), self._bit_depth)
 
-    def _handle(self, reading: Reading, writers: Executor) -> None:
-        """Segment one photo, and start to write its pictures."""
+    def _start(self, reading: Reading, segmenters: Executor, writers: Executor) -> None:
+        """Have one photo segmented and its pictures written, as soon as there is room for it."""
+        pixels = 0.0 if reading.photo is None else reading.photo.pixels.size / 3
+        while not self._under_way.has_room(pixels):
+            self._settle()
         if reading.photo is None:
             row = reading.error_row or self._sitting.old(reading.path)
-            self._put(writers, lambda: row, 0)
+            self._under_way.add(_known(_known(row)), 0)
             return
-        pixels = reading.photo.pixels.size / 3
-        if pixels > PIXELS_IN_FLIGHT:  # its maps take all the memory that this loop may take
+        self._under_way.add(segmenters.submit(self._segment, reading, writers), pixels)
+        if (
+            pixels > PIXELS_IN_FLIGHT
+        ):  # its maps take all the memory there should be: nothing is read beside it
             self._settle_all()
-        start = time.perf_counter()
-        result = self._work.segment(reading)
-        if isinstance(result, dict):
-            failure = result
-            self._put(writers, lambda: failure, 0)
-            return
-        seconds = time.perf_counter() - start
-        photo = reading.photo
-        self._put(writers, lambda: self._write(reading, photo, result, seconds), pixels)
 
-    def _write(self, reading: Reading, photo: Photo, result: Segmentation, seconds: float) -> Row:
+    def _segment(self, reading: Reading, writers: Executor) -> Future[Row]:
+        """Segment one photo, and start to write its pictures."""
+        if self._fault is not None:
+            raise self._fault
+        start = time.perf_counter()
+        try:
+            result = self._work.segment(reading)
+        except BaseException as fault:
+            self._fault = fault
+            raise
+        if isinstance(result, dict):
+            return _known(result)
+        return writers.submit(self._write, reading, result, time.perf_counter() - start)
+
+    def _write(self, reading: Reading, result: Segmentation, seconds: float) -> Row:
+        assert reading.photo is not None
+        pixels, name = reading.photo.pixels, self._names[reading.path]
+
         def write() -> dict[str, str]:
-            name = self._names[reading.path]
-            return write_pictures(self._out, name, photo.pixels, result, self._options)
+            return write_pictures(self._out, name, pixels, result, self._options)
 
         return finished_row(reading, result, seconds, write)
 
-    def _put(self, writers: Executor, work: Callable[[], Row], pixels: float) -> None:
-        while not self._writing.has_room(pixels):
-            self._settle()
-        self._writing.add(writers.submit(work), pixels)
-
     def _settle(self) -> None:
-        """Wait for the oldest pictures, then take their row: a row promises that its pictures are whole."""
-        self._sitting.take(self._writing.next().result())
+        """Wait for the oldest photo, then take its row: a row promises that its pictures are whole."""
+        self._sitting.take(self._under_way.next().result().result())
 
     def _settle_all(self) -> None:
-        while len(self._writing):
+        while len(self._under_way):
             self._settle()
+
+    def _keep_the_rest(self) -> None:
+        """What the models have done is kept, whatever happened; the caller hears of that, not of more."""
+        while len(self._under_way):
+            try:
+                self._settle()
+            except Exception:
+                continue
+            except BaseException as error:
+                if error is not self._fault:  # someone interrupts again
+                    raise
+
+
+def _known(result: Any) -> Future[Any]:
+    """A future that has come."""
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future
 
 
 def _pixels(path: Path) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,12 +70,15 @@ def read(path: Path, done: str | None = None, bit_depth: int | None = None) -> R
 
 
 class PhotoWork:
-    """A segmenter at work on one photo after the other; raises when it fails on `patience` in a row."""
+    """A segmenter at work on photo after photo, in one thread or several; raises when it fails on `patience`
+    in a row.
+    """
 
     def __init__(self, segmenter: Segmenter, patience: int = FAILURES_IN_A_ROW) -> None:
         self._segmenter = segmenter
         self._patience = patience
         self._failures = 0
+        self._counting = threading.Lock()
 
     def segment(self, reading: Reading) -> Segmentation | Row:
         """The result, or an error row when the segmenter fails on this photo only."""
@@ -86,9 +90,10 @@ class PhotoWork:
         except PhotoError as error:
             return error_row(reading.path, reading.sha256, error.kind, str(error))
         except Exception as error:
-            self._failures += 1
-            if self._failures == self._patience:
-                raise
+            with self._counting:
+                self._failures += 1
+                if self._failures == self._patience:
+                    raise
             log.exception("%s: the segmenter failed", reading.path)
             message = f"{reading.path}: the segmenter failed: {type(error).__name__}: {error}"
             return error_row(reading.path, None, "failed", message)  # no hash: a later call tries it again
