@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-_BLOCK = 96  # rows at once: fewer would mean less of the zeros beside the band, and more products
+_BLOCK = 24  # rows at once: fewer would mean less of the zeros beside the band, and more products
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +41,14 @@ def boxes(side: int, width: int, times: int = 1) -> Blur:
 
 def blur(planes: NDArray[np.float32], rows: Blur, columns: Blur) -> NDArray[np.float32]:
     """The planes [..., H, W], blurred by `rows` along H and by `columns` along W."""
-    down = np.empty_like(planes)
-    for places, span, weights in rows.blocks:
-        np.matmul(weights, planes[..., span, :], out=down[..., places, :])
     both = np.empty_like(planes)
-    for places, span, weights in columns.blocks:
-        np.matmul(down[..., span], weights.T, out=both[..., places])
+    down = np.empty(planes.shape[-2:], planes.dtype)  # of one plane at a time, which a cache holds
+    for index in np.ndindex(planes.shape[:-2]):
+        plane, result = planes[index], both[index]
+        for places, span, weights in rows.blocks:
+            np.matmul(weights, plane[span], out=down[places])
+        for places, span, weights in columns.blocks:
+            np.matmul(down[:, span], weights.T, out=result[:, places])
     return both
 
 

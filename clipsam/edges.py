@@ -171,12 +171,16 @@ def _guide(
     small = planes.mean(axis=0)
     target = resized(values, small.shape)
     box = 2 * max(1, round(radius * max(small.shape))) + 1
-
     windows = [boxes(side, box) for side in small.shape]
-    fields = np.stack([small, target, small * target, small * small])
-    middle, level, product, square = blur(fields, *windows)
-    slope = (product - middle * level) / (square - middle**2 + _FLAT)
-    slope, offset = blur(np.stack([slope, level - slope * middle]), *windows)
+    # Plane by plane and in place: every fresh array costs more than what is computed in it.
+    middle, offset, slope = (blur(field, *windows) for field in (small, target, small * target))
+    spread = blur(np.square(small), *windows)
+    slope -= middle * offset
+    spread -= np.square(middle)
+    spread += np.float32(_FLAT)
+    slope /= spread
+    offset -= slope * middle
+    slope, offset = blur(slope, *windows), blur(offset, *windows)
     for rows in strips(values.shape):
         np.multiply(resized_rows(slope, values.shape, rows), _grey(pixels[rows]), out=values[rows])
         values[rows] += resized_rows(offset, values.shape, rows)
