@@ -16,6 +16,7 @@ from clipsam.errors import UsageError
 
 if TYPE_CHECKING:
     from clipsam.runs.inspection import RunSummary
+    from clipsam.runs.photowork import Engine
     from clipsam.runs.sitting import Step
 
 NOTHING_DONE, SOME_UNREADABLE, DEFECTIVE = 1, 2, 3
@@ -63,6 +64,12 @@ def inspect(
     fail_on_defect: bool = typer.Option(
         False, "--fail-on-defect", help="Exit with 3 if a part is defective (if uncalibrated: suspicious)."
     ),
+    engine: str = typer.Option(
+        "local", metavar="local|ray", help="This process, or warm workers on the machines of a Ray cluster."
+    ),
+    workers: int | None = typer.Option(
+        None, min=1, help="With --engine ray: how many; by default one per GPU, or per two cores."
+    ),
     store: options.Store = None,
     as_json: options.AsJson = False,
 ) -> int:
@@ -81,6 +88,7 @@ def inspect(
     paths = with_frames(paths, out.with_name(f"{out.name}-frames"), every, _tell_video)
     found = photos_to_inspect(paths)  # a wrong path is told at once, and not after the models were loaded
     _check(references, save_references, consensus, calibration)
+    chosen = _engine(engine, workers)
     station = open_station(store)
     from clipsam.companions import batch
     from clipsam.reference_files import save_references as keep_references
@@ -129,6 +137,7 @@ def inspect(
                 overwrite=overwrite,
                 on_step=both,
                 streams=share_cores(segmenter),
+                engine=chosen,
             )
     except KeyboardInterrupt:
         typer.echo(f"clipsam: what is done is kept in {out}; the same command goes on from there", err=True)
@@ -156,6 +165,18 @@ def _check(
         raise UsageError("both --references and --consensus are given; choose one of them")
     if save_references and not references:
         raise UsageError("--save-references keeps what --references shows; give that too")
+
+
+def _engine(name: str, workers: int | None) -> Engine | None:
+    if name == "ray":
+        from clipsam.runs.ray_engine import RayEngine
+
+        return RayEngine(workers)
+    if name != "local":
+        raise UsageError(f"there is no engine {name!r}; choose local or ray")
+    if workers is not None:
+        raise UsageError("--workers is for --engine ray; give both, or neither")
+    return None
 
 
 def exit_code(summary: RunSummary, fail_on_defect: bool) -> int:

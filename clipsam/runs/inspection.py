@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,16 @@ from clipsam.finding import FoundPhotos, find_photos
 from clipsam.images import photo_size
 from clipsam.runs.ahead import Flight, map_ahead
 from clipsam.runs.manifest import Manifest, open_run, run_settings, story_of, write_manifest
-from clipsam.runs.photowork import FAILURES_IN_A_ROW, PhotoWork, Reading, Segmenter, finished_row, read
+from clipsam.runs.photowork import (
+    FAILURES_IN_A_ROW,
+    Engine,
+    Job,
+    PhotoWork,
+    Reading,
+    Segmenter,
+    finished_row,
+    read,
+)
 from clipsam.runs.pictures import PictureOptions, picture_names, write_pictures
 from clipsam.runs.sitting import Sitting, Step
 from clipsam.runs.store import ResultStore, Row, is_suspicious, ranked
@@ -106,15 +115,17 @@ def inspect_photos(
     overwrite: bool = False,
     on_step: Callable[[Step], None] | None = None,
     streams: int = 1,
+    engine: Engine | None = None,
 ) -> RunSummary:
     """Inspect photos, folders and globs into the run folder `out`, or go on with the run that is there.
 
     A photo counts as done when its path and bytes are those of a row with a result or an error. `maps` is
     "png16", "tiff" or "none"; `bit_depth` as in `read_photo`; `overwrite` removes an earlier run in `out`.
-    `streams` photos are segmented at once, each in a thread of its own.
-    Raises `UsageError` when there is nothing to inspect and `RunError` when `out` cannot take this run.
+    `engine` is a `RayEngine`, or else the `LocalEngine` of `streams` threads. Raises `UsageError` when there
+    is nothing to inspect and `RunError` when `out` cannot take this run.
     """
     out = Path(out)
+    engine = engine or LocalEngine(streams)
     options = PictureOptions(maps, overlays)
     found = photos_to_inspect(inputs)
     settings = run_settings(segmenter.manifest(), bit_depth, options)
@@ -127,11 +138,12 @@ def inspect_photos(
         start = time.perf_counter()
         state = "interrupted"
         try:
-            _Loop(segmenter, out, sitting, pictures, options, bit_depth, streams).run()
+            engine.run(Job(segmenter, out, sitting, pictures, options, bit_depth))
             state = "finished"
         finally:
             seconds = time.perf_counter() - start
             store.compact()
+            manifest["engine"] = engine.describe()
             if watch is not None:
                 watch.finish()
                 manifest["drift"] = watch.summary()
@@ -140,25 +152,27 @@ def inspect_photos(
     return RunSummary(out, sitting.rows, sitting.resumed, found.skipped, seconds, drift)
 
 
-class _Loop:
-    """The engine of this machine: reads ahead, segments, writes behind; rows are in the order of photos."""
+class LocalEngine:
+    """The engine of this machine: `streams` photos are segmented at once, each in a thread of its own."""
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        out: Path,
-        sitting: Sitting,
-        names: Mapping[Path, str],
-        options: PictureOptions,
-        bit_depth: int | None,
-        streams: int,
-    ) -> None:
-        self._work = PhotoWork(segmenter, min(FAILURES_IN_A_ROW, len(sitting.photos)))
-        self._out = out
-        self._sitting = sitting
-        self._names = names
-        self._options = options
-        self._bit_depth = bit_depth
+    def __init__(self, streams: int = 1) -> None:
+        self._streams = streams
+
+    def describe(self) -> dict[str, Any]:
+        """What stands in `run.json`."""
+        return {"name": "local", "streams": self._streams}
+
+    def run(self, job: Job) -> None:
+        """Do all photos that are not done yet."""
+        _Loop(job, self._streams).run()
+
+
+class _Loop:
+    """The local engine at work: reads ahead, segments, writes behind; rows are in the order of photos."""
+
+    def __init__(self, job: Job, streams: int) -> None:
+        self._job = job
+        self._work = PhotoWork(job.segmenter, min(FAILURES_IN_A_ROW, len(job.sitting.photos)))
         self._streams = streams
         self._fault: BaseException | None = None  # of the segmenter; nothing is segmented after it
         self._under_way = Flight(DEPTH + streams, PIXELS_IN_FLIGHT)  # futures of the future of a row
@@ -170,7 +184,7 @@ class _Loop:
             ThreadPoolExecutor(2, "write") as writers,
         ):
             try:
-                photos = self._sitting.photos
+                photos = self._job.sitting.photos
                 for reading in map_ahead(
                     readers, self._read, photos, weight=_pixels, depth=DEPTH, limit=PIXELS_IN_FLIGHT
                 ):
@@ -182,7 +196,7 @@ class _Loop:
                 self._keep_the_rest()
 
     def _read(self, path: Path) -> Reading:
-        return read(path, self._sitting.done(path), self._bit_depth)
+        return read(path, self._job.sitting.done(path), self._job.bit_depth)
 
     def _start(self, reading: Reading, segmenters: Executor, writers: Executor) -> None:
         """Have one photo segmented and its pictures written, as soon as there is room for it."""
@@ -190,7 +204,7 @@ class _Loop:
         while not self._under_way.has_room(pixels):
             self._settle()
         if reading.photo is None:
-            row = reading.error_row or self._sitting.old(reading.path)
+            row = reading.error_row or self._job.sitting.old(reading.path)
             self._under_way.add(_known(_known(row)), 0)
             return
         self._under_way.add(segmenters.submit(self._segment, reading, writers), pixels)
@@ -215,16 +229,16 @@ class _Loop:
 
     def _write(self, reading: Reading, result: Segmentation, seconds: float) -> Row:
         assert reading.photo is not None
-        pixels, name = reading.photo.pixels, self._names[reading.path]
+        pixels, name = reading.photo.pixels, self._job.names[reading.path]
 
         def write() -> dict[str, str]:
-            return write_pictures(self._out, name, pixels, result, self._options)
+            return write_pictures(self._job.out, name, pixels, result, self._job.options)
 
         return finished_row(reading, result, seconds, write)
 
     def _settle(self) -> None:
         """Wait for the oldest photo, then take its row: a row promises that its pictures are whole."""
-        self._sitting.take(self._under_way.next().result().result())
+        self._job.sitting.take(self._under_way.next().result().result())
 
     def _settle_all(self) -> None:
         while len(self._under_way):

@@ -6,7 +6,7 @@ whole, since it is written beside and moved into place. Knows nothing of photos 
 `clipsam`, `preset`, `weights`, `prompts` and so on are settings: a run goes on only under the very same. The
 rest is the story of the run: `versions`, `device`, `root` (names in maps/, masks/ and overlays/ mirror the
 folders below it), `inputs`, `state` (running, interrupted, finished), `counts`, `seconds` by stage,
-`wall_seconds` ...
+`wall_seconds`, `engine` ...
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Manifest = dict[str, Any]
 # What may differ between two sittings of one run: all else in run.json are settings.
 STORY = {
     "format", "id", "versions", "device", "root", "inputs", "skipped", "state", "started", "updated",
-    "counts", "seconds", "wall_seconds", "photos_per_second", "peak_memory_mb", "drift",
+    "counts", "seconds", "wall_seconds", "photos_per_second", "peak_memory_mb", "drift", "engine",
 }  # fmt: skip
 _NEEDED = {"root", "versions", "wall_seconds"}  # to go on with a run, and to report it
 _LIBRARIES = (

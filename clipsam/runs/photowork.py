@@ -10,7 +10,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +21,8 @@ from clipsam.runs.store import Row, error_row, result_row
 
 if TYPE_CHECKING:
     from clipsam.result import Segmentation
+    from clipsam.runs.pictures import PictureOptions
+    from clipsam.runs.sitting import Sitting
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,28 @@ class Segmenter(Protocol):
     def segment(self, image: Photo) -> Segmentation: ...
 
     def manifest(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that an engine is given: what does the work, on which photos (those of `sitting`), and where
+    pictures go: `names` has the name of each photo's, below `out`.
+    """
+
+    segmenter: Segmenter
+    out: Path
+    sitting: Sitting
+    names: Mapping[Path, str]
+    options: PictureOptions
+    bit_depth: int | None = None
+
+
+class Engine(Protocol):
+    """Does a job: every photo gets its pictures and then its row, through `Sitting.take`."""
+
+    def run(self, job: Job) -> None: ...
+
+    def describe(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +95,7 @@ def read(path: Path, done: str | None = None, bit_depth: int | None = None) -> R
 
 class PhotoWork:
     """A segmenter at work on photo after photo, in one thread or several; raises when it fails on `patience`
-    in a row.
+    in a row (0: goes on for ever).
     """
 
     def __init__(self, segmenter: Segmenter, patience: int = FAILURES_IN_A_ROW) -> None:
