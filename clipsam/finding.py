@@ -1,7 +1,7 @@
 """Finding photos: files, folders and glob patterns to a sorted list of paths.
 
-Input: what a user names. Output: `FoundPhotos`. Opens no file; whether a path holds a readable photo is for
-`clipsam/images.py` to say.
+Input: what a user names, URLs of other file systems too. Output: `FoundPhotos`. Opens no file; whether a path
+holds a readable photo is for `clipsam/images.py` to say.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipsam.errors import UsageError
+from clipsam.remote import RemotePath, is_url, list_remote
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm"}
@@ -39,6 +40,8 @@ def find_photos(inputs: Sequence[str | Path]) -> FoundPhotos:
     """
     if not inputs:
         raise UsageError("no photos named; expected photos, folders or glob patterns")
+    if any(map(is_url, inputs)):
+        return _find_remote([str(given) for given in inputs])
     skipped: list[tuple[Path, str]] = []
     folders_seen: set[str] = set()
     found: list[Path] = []
@@ -96,6 +99,45 @@ def _walk(folder: Path, seen: set[str], skipped: list[tuple[Path, str]]) -> Iter
             yield path
         else:
             skipped.append((path, "not a photo by its suffix"))
+
+
+def _find_remote(urls: list[str]) -> FoundPhotos:
+    """What `find_photos` does, on one other file system."""
+    if len(places := {url.partition("://")[0] if is_url(url) else "this machine" for url in urls}) > 1:
+        raise UsageError(
+            f"the photos lie on different file systems ({', '.join(sorted(places))}); inspect each alone"
+        )
+    photos: set[RemotePath] = set()
+    skipped: list[tuple[Path, str]] = []
+    roots = []
+    for url in urls:
+        files, root, looked = list_remote(url)
+        roots.append(root)
+        if not looked:
+            photos.update(files)  # named outright
+            continue
+        runs = _runs_among(files)
+        skipped += [(run, "this folder holds the results of a run") for run in sorted(runs)]
+        for path in files:
+            inside = path.relative_to(root)
+            if any(part.startswith(".") for part in inside.parts) or runs.intersection(path.parents):
+                continue
+            if path.suffix.lower() in SUFFIXES:
+                photos.add(path)
+            else:
+                skipped.append((path, "not a photo by its suffix"))
+        if not files:
+            skipped.append((root, "no photos in this folder"))
+    ordered = sorted(photos, key=lambda path: path.parts)
+    above = (roots[0], *roots[0].parents)
+    shared = next(folder for folder in above if all(root.is_relative_to(folder) for root in roots))
+    return FoundPhotos(tuple(ordered), tuple(skipped), shared)
+
+
+def _runs_among(files: list[RemotePath]) -> set[RemotePath]:
+    """The folders among these files that are run folders."""
+    held = {name: {path.parent for path in files if path.name == name} for name in RUN_FILES}
+    return set.intersection(*held.values())
 
 
 def _without_duplicates(paths: list[Path], skipped: list[tuple[Path, str]]) -> tuple[Path, ...]:

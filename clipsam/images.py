@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ from PIL import (
 
 from clipsam.errors import PhotoError, UsageError
 from clipsam.finding import FoundPhotos, find_photos
+from clipsam.remote import RemotePath, as_path, read_remote
 from clipsam.strips import strips
 
 __all__ = [
@@ -58,9 +59,11 @@ __all__ = [
 
 MAX_PIXELS = 300_000_000  # 0.9 GB as RGB; a 16k x 16k line scan still passes
 
+PhotoFile = BufferedReader | BytesIO  # open, on disk or fetched
+
 # The formats are opened by their own classes and not through Image.open, which knows dozens more (some of
 # them start other programs) and warns or fails at a process-wide pixel limit of its own.
-_OPENERS: tuple[tuple[bytes, str, Callable[[BufferedReader], Image.Image]], ...] = (
+_OPENERS: tuple[tuple[bytes, str, Callable[[Any], Image.Image]], ...] = (
     (b"\x89PNG\r\n\x1a\n", "PNG", PngImagePlugin.PngImageFile),
     (b"\xff\xd8\xff", "JPEG", JpegImagePlugin.jpeg_factory),
     (b"BM", "BMP", BmpImagePlugin.BmpImageFile),
@@ -103,7 +106,7 @@ def as_photo(image: Photo | str | Path | Image.Image | NDArray[np.uint8]) -> Pho
     """
     if isinstance(image, Photo):
         return image
-    if isinstance(image, (str, Path)):
+    if isinstance(image, (str, Path, RemotePath)):
         return read_photo(image)
     if isinstance(image, Image.Image):
         where = getattr(image, "filename", "") or "the image"
@@ -132,14 +135,14 @@ def read_photo(path: str | Path, *, bit_depth: int | None = None, max_pixels: in
         raise UsageError(
             f"bit depth {bit_depth} makes no sense; expected 9 to 32, such as 12 for a 12-bit camera"
         )
-    path = Path(path)
+    path = as_path(path)
     with open_photo(path) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return decode_file(file, path, sha256, bit_depth=bit_depth, max_pixels=max_pixels)
 
 
 def decode_file(
-    file: BufferedReader,
+    file: PhotoFile,
     path: Path,
     sha256: str | None,
     *,
@@ -159,7 +162,7 @@ def decode_photo(data: bytes, name: str = "the photo", *, max_pixels: int = MAX_
     if not data:
         raise PhotoError(f"{name}: the file is empty", "empty")
     try:
-        pixels = _decode(cast(BufferedReader, BytesIO(data)), Path(name), None, max_pixels)
+        pixels = _decode(BytesIO(data), Path(name), None, max_pixels)
     except MemoryError as error:
         raise PhotoError(f"{name}: not enough memory to decode it", "too-large") from error
     return Photo(pixels, None, hashlib.sha256(data).hexdigest())
@@ -167,19 +170,23 @@ def decode_photo(data: bytes, name: str = "the photo", *, max_pixels: int = MAX_
 
 def file_sha256(path: str | Path) -> str:
     """SHA-256 (hex) of a file's bytes; `PhotoError` when it is missing, empty or unreadable."""
-    with open_photo(Path(path)) as file:
+    with open_photo(as_path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def photo_size(path: str | Path) -> tuple[int, int]:
     """Width and height by the file's header, before any rotation; `PhotoError` as in `read_photo`."""
-    path = Path(path)
+    path = as_path(path)
     with open_photo(path) as file:
         return _open_image(file, path).size
 
 
-def open_photo(path: Path) -> BufferedReader:
-    """Open a photo's file; `PhotoError` when it is missing, empty, no file or unreadable."""
+def open_photo(path: Path) -> PhotoFile:
+    """Open a photo's file; `PhotoError` when it is missing, empty, no file or unreadable. What a URL names is
+    fetched, once and whole.
+    """
+    if isinstance(path, RemotePath):
+        return read_remote(path)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -196,7 +203,7 @@ def open_photo(path: Path) -> BufferedReader:
         raise PhotoError(f"{path}: cannot be opened: {error}", "unreadable") from error
 
 
-def _open_image(file: BufferedReader, path: Path) -> Image.Image:
+def _open_image(file: PhotoFile, path: Path) -> Image.Image:
     """The image with its header read and nothing decoded."""
     start = file.read(16)
     file.seek(0)
@@ -219,7 +226,7 @@ def _open_image(file: BufferedReader, path: Path) -> Image.Image:
     raise PhotoError(f"{path}: not an image; expected PNG, JPEG, BMP, TIFF, WebP, PGM or PPM", "not-an-image")
 
 
-def _decode(file: BufferedReader, path: Path, bit_depth: int | None, max_pixels: int) -> NDArray[np.uint8]:
+def _decode(file: PhotoFile, path: Path, bit_depth: int | None, max_pixels: int) -> NDArray[np.uint8]:
     image = _open_image(file, path)
     if image.width * image.height > max_pixels:
         raise PhotoError(

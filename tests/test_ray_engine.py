@@ -23,11 +23,12 @@ from clipsam.runs.sitting import Step
 from clipsam.runs.store import Row
 
 pytest.importorskip("ray", reason="pip install 'clipsam[ray]'")
+pytestmark = pytest.mark.slow  # every run starts processes that import all libraries
 
 PHOTOS = 24
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
     """One cluster for all tests: it takes seconds to start. Its workers must find the fakes."""
     patch = pytest.MonkeyPatch()
@@ -37,7 +38,12 @@ def _cluster() -> Iterator[None]:
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 * 2**20)
+    room = 200 * 2**20
+    try:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=room)
+    except Exception:  # on a machine that is busy it takes longer than Ray waits for itself
+        ray.shutdown()
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=room)
     yield
     ray.shutdown()
     patch.undo()

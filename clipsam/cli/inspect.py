@@ -83,9 +83,10 @@ def inspect(
     from clipsam.cli._store import Keeping, open_station
     from clipsam.cli._threads import share_cores
     from clipsam.runs.frames import with_frames
-    from clipsam.runs.inspection import inspect_photos, photos_to_inspect
+    from clipsam.runs.inspection import inspect_photos, photos_to_inspect, run_folder
 
     paths = with_frames(paths, out.with_name(f"{out.name}-frames"), every, _tell_video)
+    run_folder(out)
     found = photos_to_inspect(paths)  # a wrong path is told at once, and not after the models were loaded
     _check(references, save_references, consensus, calibration)
     chosen = _engine(engine, workers)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from clipsam.errors import PhotoError, RunError
 from clipsam.images import photo_size
+from clipsam.remote import as_path
 from clipsam.result import Region
 from clipsam.runs.manifest import Manifest, read_manifest
 from clipsam.runs.store import Row, read_rows
@@ -63,9 +64,9 @@ class InspectedRun:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[InspectedPhoto]:
-        root = Path(self.manifest["root"])
+        root = as_path(self.manifest["root"])
         for row in self.rows:
-            path = Path(row["path"])
+            path = as_path(row["path"])
             name = path.relative_to(root) if path.is_relative_to(root) else path
             width, height = self._size(row)
             yield InspectedPhoto(path, name.as_posix(), row, width, height)
@@ -80,7 +81,7 @@ class InspectedRun:
             if mask.is_file():
                 with Image.open(mask) as image:
                     return image.size
-            return photo_size(Path(row["path"]))
+            return photo_size(row["path"])
         except (OSError, PhotoError) as error:
             raise RunError(
                 f"{row['path']}: its size is not known: the photo and {mask} are gone; inspect it again"

@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from clipsam.errors import PhotoError, RunError, UsageError
 from clipsam.images import photo_size
+from clipsam.remote import as_path
 from clipsam.report.assets import asset, content_policy
 from clipsam.report.histogram import histogram, kinds
 from clipsam.report.pictures import LARGEST, SMALLEST, pictured
@@ -166,7 +167,7 @@ def _entry(manifest: Manifest, row: Row) -> dict[str, Any]:
 
 
 def _name(manifest: Manifest, row: Row) -> str:
-    path, root = Path(row["path"]), Path(manifest["root"])
+    path, root = as_path(row["path"]), as_path(manifest["root"])
     return shown(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path))
 
 

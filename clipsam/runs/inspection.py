@@ -20,6 +20,7 @@ from clipsam.drift import DriftWatch
 from clipsam.errors import PhotoError, UsageError
 from clipsam.finding import FoundPhotos, find_photos
 from clipsam.images import photo_size
+from clipsam.remote import RemotePath, as_path, is_url
 from clipsam.runs.ahead import Flight, map_ahead
 from clipsam.runs.manifest import Manifest, open_run, run_settings, story_of, write_manifest
 from clipsam.runs.photowork import (
@@ -92,16 +93,29 @@ class RunSummary:
         }
 
 
+def run_folder(out: str | Path) -> Path:
+    """The folder of a run; `UsageError` for a URL: it is locked and appended to, which takes a local disk."""
+    if is_url(out):
+        raise UsageError(
+            f"--out {out}: a run is written to a local disk; give a folder, and copy it afterwards"
+        )
+    return Path(out)
+
+
 def photos_to_inspect(inputs: Sequence[str | Path]) -> FoundPhotos:
     """What `find_photos` finds; `UsageError` when that is nothing at all, or nothing that exists."""
     found = find_photos(inputs)
-    if any(map(os.path.lexists, found.photos)):
+    if any(map(_is_there, found.photos)):
         return found
     names = ", ".join(str(given) for given in inputs)
     if found.photos:
         raise UsageError(f"there is no {names}; expected photos, folders or glob patterns that match some")
     other = f" ({len(found.skipped)} other files or folders were passed over)" if found.skipped else ""
     raise UsageError(f"no photos in {names}{other}; expected PNG, JPEG, BMP, TIFF, WebP, PGM or PPM files")
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() if isinstance(path, RemotePath) else os.path.lexists(path)
 
 
 def inspect_photos(
@@ -124,7 +138,7 @@ def inspect_photos(
     `engine` is a `RayEngine`, or else the `LocalEngine` of `streams` threads. Raises `UsageError` when there
     is nothing to inspect and `RunError` when `out` cannot take this run.
     """
-    out = Path(out)
+    out = run_folder(out)
     engine = engine or LocalEngine(streams)
     options = PictureOptions(maps, overlays)
     found = photos_to_inspect(inputs)
@@ -134,7 +148,7 @@ def inspect_photos(
     manifest = open_run(out, settings, root=found.root, inputs=names, overwrite=overwrite)
     with ResultStore(out / "results.jsonl") as store:
         sitting = Sitting(store, found.photos, watch, on_step)
-        pictures = picture_names(found.photos, Path(manifest["root"]))
+        pictures = picture_names(found.photos, as_path(manifest["root"]))
         start = time.perf_counter()
         state = "interrupted"
         try:
@@ -264,6 +278,8 @@ def _known(result: Any) -> Future[Any]:
 
 
 def _pixels(path: Path) -> float:
+    if isinstance(path, RemotePath):
+        return PIXELS_IN_FLIGHT / DEPTH  # not known before it is fetched, which is not done twice
     try:
         width, height = photo_size(path)
     except PhotoError:

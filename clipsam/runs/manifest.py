@@ -28,6 +28,7 @@ from clipsam import __version__
 from clipsam.differences import differences, in_short
 from clipsam.errors import RunError
 from clipsam.images import MAX_PIXELS
+from clipsam.remote import as_path
 from clipsam.runs.store import Row, is_suspicious
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _check_same(folder: Path, manifest: Manifest, settings: Manifest, root: Path
             f"{folder} holds a run with other settings: {in_short(changed)}; choose another --out, or "
             "--overwrite"
         )
-    if not root.is_relative_to(manifest["root"]):
+    if not root.is_relative_to(as_path(manifest["root"])):
         raise RunError(
             f"{folder} holds a run of the photos below {manifest['root']}, and these lie below {root}; "
             "choose another --out, or --overwrite"

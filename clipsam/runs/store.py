@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from clipsam.errors import RunError
+from clipsam.remote import as_path
 
 try:
     import fcntl
@@ -104,7 +105,7 @@ class ResultStore:
 
     def compact(self) -> None:
         """Write the file anew, by path, only the rows that count; a kill leaves the old or the new file."""
-        rows = sorted(self.rows.values(), key=lambda row: Path(row["path"]).parts)
+        rows = sorted(self.rows.values(), key=lambda row: as_path(row["path"]).parts)
         lines = [_line(row) for row in rows]
         if self._path.read_bytes() == b"".join(lines):
             return
