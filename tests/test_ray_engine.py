@@ -36,6 +36,7 @@ def _cluster() -> Iterator[None]:
         "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     )
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv("RAY_agent_register_timeout_ms", "120000")
     import ray
 
     room = 200 * 2**20

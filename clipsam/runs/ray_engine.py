@@ -177,6 +177,7 @@ class _Shared(Attempts):
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers about every run
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters of it comes as exceptions
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # it gives up too soon on a busy machine
     try:
         import ray
         import ray.data
