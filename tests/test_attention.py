@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from tiny_clip import DEPTH, HEADS, MEAN, PATCH, STD, TOWERS, tiny_encoder, tiny_model
 from tiny_dino import tiny_proxy
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from clipsam.attention import ATTENTION_MODES, _proxy_weights, attend_densely, find_mode
 from clipsam.errors import TowerError, UsageError
@@ -308,3 +309,18 @@ def test_layers_are_the_path_after_each_block(mode: str, pixels: Tensor) -> None
 def test_layers_that_do_not_exist_are_refused(pixels: Tensor) -> None:
     with pytest.raises(UsageError, match=f"no block 5; expected layers from 1 to {DEPTH}"):
         tiny_encoder().encode_pixels(pixels, layers=(1, 5))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("mode", "passes"), [("plain", DEPTH), ("v-v", DEPTH - 1 + (DEPTH + 1) // 2),
+    ("sclip", DEPTH + 1), ("neighbour", DEPTH)])  # fmt: skip
+def test_attention_is_fused_in_every_block_and_dtype(
+    mode: str, passes: int, dtype: str, pixels: Tensor
+) -> None:
+    """No mode falls back to the kernel that holds all scores of a photo."""
+    encoder = tiny_encoder(dtype=dtype)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        encoder.encode_pixels(pixels, mode, pooled=False)
+    ran = {event.key: event.count for event in seen.key_averages()}
+    assert ran["aten::_scaled_dot_product_flash_attention_for_cpu"] == passes
+    assert "aten::_scaled_dot_product_attention_math" not in ran
