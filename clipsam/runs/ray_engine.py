@@ -214,6 +214,7 @@ def _own_context(ray: Any) -> Iterator[None]:
         "enable_progress_bars": False,
         "print_on_execution_start": False,
     }
+    ours = {name: value for name, value in ours.items() if hasattr(context, name)}  # they come and go
     before = {name: getattr(context, name) for name in ours}
     loggers = [logging.getLogger(name) for name in ("ray.data", "ray")]
     levels = [logger.level for logger in loggers]
