@@ -263,16 +263,18 @@ def draw(found: dict[str, Any], path: Path) -> None:
             axis.plot(at, [row[key] for row in rows], "o-", color=colour, label=label)
         axis.set_title(titles[name], fontsize=10)
         axis.set_ylabel(units[name], color="#1f5fa8")
-        axis.set_ylim(bottom=0)
         if name in ("size", "photos"):
             axis.set_xscale("log")
         if name == "size":
             axis.set_yscale("log")
+            axis.set_ylim(top=20 * axis.get_ylim()[1])  # room for the legend
+        else:
+            axis.set_ylim(0, 1.4 * axis.get_ylim()[1])
         if name == "processes":
             axis.set_xticks(at)
         memory = axis.twinx()
         memory.plot(at, [row["peak_mb"] / 1e3 for row in rows], "s--", color="#b4472e", label="peak memory")
-        memory.set_ylim(bottom=0)
+        memory.set_ylim(0, 1.4 * memory.get_ylim()[1])
         memory.set_ylabel("GB", color="#b4472e")
         lines = [*axis.get_lines(), *memory.get_lines()]
         axis.legend(handles=lines, fontsize=8, loc="upper left", framealpha=0.9)
