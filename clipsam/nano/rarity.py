@@ -27,8 +27,9 @@ def rarity(pixels: Tensor) -> Tensor:
     """
     with torch.autocast(pixels.device.type, enabled=False):
         pixels = pixels.float()
-        whole = standardised(statistics(pixels, CELL))
-        quarters = F.max_pool2d(standardised(statistics(pixels, CELL // 2)).abs(), 2)
+        means, largest = _pooled(pixels, CELL // 2)
+        whole = standardised(_described(F.avg_pool2d(means, 2), F.max_pool2d(largest, 2)))
+        quarters = F.max_pool2d(standardised(_described(means, largest)).abs(), 2)
         rare = -log_density(whole)
         features = torch.cat([whole, whole.abs(), quarters, quarters.square() / 4, rare], dim=1)
         return features.clamp(-8, 8).permute(0, 2, 3, 1)
@@ -38,13 +39,26 @@ def statistics(pixels: Tensor, cell: int) -> Tensor:
     """[b, 3, H, W] -> [b, 12, H/cell, W/cell]: mean and spread of each colour; of grey the mean and largest
     steps to the right and down, the largest and the smallest value.
     """
+    return _described(*_pooled(pixels, cell))
+
+
+def _pooled(pixels: Tensor, cell: int) -> tuple[Tensor, Tensor]:
+    """Means [b, 8, H/cell, W/cell] of colours, their squares and the steps of grey; maxima [b, 4, ...] of
+    the steps, grey and minus grey.
+    """
     grey = pixels.mean(dim=1, keepdim=True)
     right = F.pad((grey[..., 1:] - grey[..., :-1]).abs(), (0, 1))
     down = F.pad((grey[..., 1:, :] - grey[..., :-1, :]).abs(), (0, 0, 0, 1))
-    mean = F.avg_pool2d(pixels, cell)
-    spread = (F.avg_pool2d(pixels.square(), cell) - mean.square()).clamp(min=1e-6).sqrt()
-    steps = [pool(step, cell) for pool in (F.avg_pool2d, F.max_pool2d) for step in (right, down)]
-    return torch.cat([mean, spread, *steps, F.max_pool2d(grey, cell), -F.max_pool2d(-grey, cell)], dim=1)
+    means = F.avg_pool2d(torch.cat([pixels, pixels.square(), right, down], dim=1), cell)
+    return means, F.max_pool2d(torch.cat([right, down, grey, -grey], dim=1), cell)
+
+
+def _described(means: Tensor, largest: Tensor) -> Tensor:
+    """The statistics of what `_pooled` gives."""
+    mean, square, steps = means.split([3, 3, 2], dim=1)
+    spread = (square - mean.square()).clamp(min=1e-6).sqrt()
+    steepest, brightest, darkest = largest.split([2, 1, 1], dim=1)
+    return torch.cat([mean, spread, steps, steepest, brightest, -darkest], dim=1)
 
 
 def standardised(features: Tensor) -> Tensor:
@@ -59,6 +73,6 @@ def log_density(features: Tensor) -> Tensor:
     """
     points = features.flatten(2).transpose(1, 2)
     distance = torch.cdist(points, points).square() / points.shape[-1]
-    count = torch.tensor(float(points.shape[1])).log()
+    count = torch.ones_like(points[0, :, 0]).sum().log()
     logs = [torch.logsumexp(distance / (-2 * width**2), dim=-1) - count for width in BANDWIDTHS]
     return torch.stack(logs, dim=1).unflatten(2, features.shape[2:])

@@ -9,7 +9,7 @@ nothing of weights or training.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -37,12 +37,29 @@ def contrasts(x: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         x = x.float()
         grey = x.mean(dim=1, keepdim=True)
-        around = [F.interpolate(F.avg_pool2d(grey, k), grey.shape[2:], mode="bilinear") for k in (4, 8, 16)]
+        fours = F.avg_pool2d(grey, 4)
+        eights = F.avg_pool2d(fours, 2)
+        around = [_enlarged(fours, 4), _enlarged(eights, 8), _enlarged(F.avg_pool2d(eights, 2), 16)]
         rest = [x - x.mean(dim=(2, 3), keepdim=True), *(grey - mean for mean in around)]
         spreads = [part.square().mean(dim=(2, 3), keepdim=True).sqrt() + 0.04 for part in rest]
         return torch.cat([x, *(part / spread for part, spread in zip(rest, spreads, strict=True))], 1).clamp(
             -6, 6
         )
+
+
+def _enlarged(small: Tensor, factor: int) -> Tensor:
+    """[b, c, h, w] -> [b, c, factor * h, factor * w], bilinear: `F.interpolate` as two matrix products, which
+    exported programs run several times sooner.
+    """
+    rows, columns = (_stretch(cells, factor, small) for cells in small.shape[2:])
+    return rows @ small @ columns.T
+
+
+def _stretch(cells: int, factor: int, like: Tensor) -> Tensor:
+    """Matrix [factor * cells, cells] that interpolates linearly between the centres of cells."""
+    places = (torch.arange(factor * cells, device=like.device, dtype=like.dtype) + 0.5) / factor - 0.5
+    numbers = torch.arange(cells, device=like.device, dtype=like.dtype)
+    return (1 - (places.clamp(0, cells - 1)[:, None] - numbers).abs()).clamp(min=0)
 
 
 class LearnedRarity(nn.Module):
@@ -66,7 +83,7 @@ class LearnedRarity(nn.Module):
             points = F.normalize(points, dim=2).flatten(3)
             distance = 2 - 2 * points.transpose(2, 3) @ points
             rare = [-torch.logsumexp(distance / (-2 * width**2), dim=-1) for width in (0.2, 0.5)]
-            density = torch.stack(rare, dim=2) + math.log(points.shape[-1])
+            density = torch.stack(rare, dim=2) + torch.ones_like(points[0, 0, 0]).sum().log()
             return density.flatten(1, 2).unflatten(2, x.shape[2:])
 
 
@@ -134,8 +151,8 @@ class ConvStem(nn.Module):
     def seen(self, x: Tensor) -> Tensor:
         """Normalised pixels -> what the convolutions alone know of each cell, [b, H/16, W/16, c]."""
         near = self.stages(x)[-1]
-        padded = F.pad(near, (0, near.shape[3] % 2, 0, near.shape[2] % 2))
-        wide = F.interpolate(self.wide(padded), scale_factor=2)[..., : near.shape[2], : near.shape[3]]
+        # By pairs of cells; of an even number the padding has no partner and is dropped.
+        wide = F.interpolate(self.wide(F.pad(near, (0, 1, 0, 1))), size=near.shape[2:])
         return torch.cat([near, wide], dim=1).permute(0, 2, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
