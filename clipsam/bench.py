@@ -48,6 +48,7 @@ class Bench:
     device: str
     threads: int
     sam: bool
+    programs: dict[str, str] | None  # what runs the image towers in `segment`, if not torch
     random_weights: tuple[str, ...]  # the models whose weights are random
     regions: int  # that SAM was asked about
     stages: dict[str, float]
@@ -73,17 +74,28 @@ def bench_segmenter(
     device: str | None = None,
     dtype: str = "float32",
     models_dir: str | Path | None = None,
+    exported: str | Path | None = None,
 ) -> tuple[AnomalySegmenter, tuple[str, ...]]:
     """A warm segmenter, and the names of its models that are drawn at random: with `random_weights` those
     that are not on this machine. Raises `WeightsError` where one is missing and none is to be drawn.
     """
     preset = choose_preset(name, models_dir).preset
+    if exported and random_weights:
+        raise UsageError(
+            f"the programs of {exported} come from real weights; leave out --random-weights, or --exported"
+        )
     missing = [
         spec for spec in (preset.clip, preset.sam if sam else None) if spec and not _here(spec, models_dir)
     ]
     if not (random_weights and missing):
         return AnomalySegmenter.from_preset(
-            preset, product="part", sam=sam, device=device, dtype=dtype, models_dir=models_dir
+            preset,
+            product="part",
+            sam=sam,
+            device=device,
+            dtype=dtype,
+            models_dir=models_dir,
+            exported=exported,
         ), ()
     if preset.heatmap.attention == "proxy" or preset.text_map:
         raise UsageError(f"preset {preset.name} needs a second encoder, which cannot be drawn at random")
@@ -124,6 +136,7 @@ def bench(
     """
     if rounds < 1:
         raise UsageError(f"{rounds} rounds cannot be measured; expected at least 1")
+    runs = segmenter.programs
     segmenter = _asking(segmenter, pixels)
     crops = list(_crops(segmenter, pixels))
     clip = _bare_clip(segmenter.clip, crops)
@@ -154,6 +167,7 @@ def bench(
         device=str(segmenter.clip.device),
         threads=torch.get_num_threads(),
         sam=segmenter.sam is not None,
+        programs=runs,
         random_weights=drawn,
         regions=_regions(segmenter, pixels) if segmenter.sam else 0,
         stages=medians,

@@ -30,7 +30,7 @@ from clipsam.weights import load_clip
 from clipsam.windows import WindowFeatures, see_windows
 
 if TYPE_CHECKING:
-    from clipsam.programs import ClipPrograms
+    from clipsam.programs.modules import ClipPrograms
 
 TEXT_BATCH = 64
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -83,7 +83,7 @@ class ClipEncoder:
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
         self.patch_size, self.image_size = self.tower.patch_size, image_size or self.tower.image_size
         self.depth, self.proxy = self.tower.depth, proxy
-        self.programs: ClipPrograms | None = None  # take the tower's place; see `clipsam/programs.py`
+        self.programs: ClipPrograms | None = None  # take the tower's place; see `clipsam/programs`
         self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
         self._known: dict[str, Tensor] = {}
         self._cache = SentenceCache(Path(cache_dir) if cache_dir else cache_folder(), weights_hash)

@@ -30,7 +30,7 @@ from clipsam.strategies import Look, looks, moved, strategy_prompts
 
 if TYPE_CHECKING:
     from clipsam.presets import SamSpec
-    from clipsam.programs import SamPrograms
+    from clipsam.programs.modules import SamPrograms
 
 __all__ = ["KINDS", "SamRefiner", "SamSettings", "SoftMask"]
 
@@ -84,7 +84,7 @@ class SamRefiner:
         self.backend = backend_of(model, name)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self._processor = processor
-        self.programs: SamPrograms | None = None  # take the encoder's place; see `clipsam/programs.py`
+        self.programs: SamPrograms | None = None  # take the encoder's place; see `clipsam/programs`
 
     @classmethod
     def from_spec(cls, spec: SamSpec, *, models_dir: str | Path | None = None, **options: Any) -> SamRefiner:

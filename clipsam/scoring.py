@@ -49,6 +49,7 @@ class SegmenterRecipe:
     device: str | None = None
     dtype: str = "float32"
     models_dir: str | Path | None = None
+    exported: str | Path | None = None
     references: str | None = None  # per category a number of good training photos, or a folder
     consensus: bool = False  # the photos of a category are each other's reference
 
@@ -69,6 +70,7 @@ class SegmenterRecipe:
             device=self.device,
             dtype=self.dtype,
             models_dir=self.models_dir,
+            exported=self.exported,
         )
 
 

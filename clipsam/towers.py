@@ -117,11 +117,13 @@ class Tower(ABC):
 
     `rotary`: the blocks know where each token lies, so that they cannot take a part of the tokens.
     `pools_prefix`: `pool` reads the prefix tokens alone.
+    `any_size`: no position embedding is made for a grid, so that one traced graph serves every size.
     """
 
     prefix: int
     rotary: bool = False
     pools_prefix: bool = False
+    any_size: bool = False
     patch_size: int
     image_size: tuple[int, int]
     depth: int
@@ -310,6 +312,7 @@ class TimmTower(Tower):
         self.prefix, self.depth, self.width = trunk.num_prefix_tokens, len(trunk.blocks), trunk.embed_dim
         self.rotary = getattr(trunk, "rope", None) is not None
         self.pools_prefix = trunk.attn_pool is None and trunk.global_pool == "token"
+        self.any_size = trunk.pos_embed is None and not self.rotary
         self.image_size = tuple(stem.img_size)
         self.patch_size = _square(
             [side // cells for side, cells in zip(stem.img_size, stem.grid_size, strict=True)]

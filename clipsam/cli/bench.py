@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipsam.cli._options import Device, ModelsDir, PresetName, Sam
+from clipsam.cli._options import Device, Exported, ModelsDir, PresetName, Sam
 
 if TYPE_CHECKING:
     from clipsam.bench import Bench
@@ -37,6 +37,7 @@ def bench_command(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often all is measured; medians are shown.")] = 10,
     models_dir: ModelsDir = None,
+    exported: Exported = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -49,7 +50,13 @@ def bench_command(
     if threads:
         torch.set_num_threads(threads)
     segmenter, drawn = bench_segmenter(
-        preset, random_weights=random_weights, sam=sam, device=device, dtype=dtype, models_dir=models_dir
+        preset,
+        random_weights=random_weights,
+        sam=sam,
+        device=device,
+        dtype=dtype,
+        models_dir=models_dir,
+        exported=exported,
     )
     for name in drawn:
         typer.echo(
@@ -67,8 +74,9 @@ def table(found: Bench) -> str:
     """The figures for people."""
     height, width = found.size
     threads = f", {found.threads} threads" if found.device == "cpu" else ""
+    how = " ".join(found.programs.values()) if found.programs else found.dtype
     lines = [
-        f"{found.preset}: photo of {width} x {height} px, {found.dtype}, {found.device}{threads}, "
+        f"{found.preset}: photo of {width} x {height} px, {how}, {found.device}{threads}, "
         f"medians of {len(found.rounds)} rounds",
         "",
         f"{'stage':<14} {'ms':>9} {'share':>7}",

@@ -95,6 +95,9 @@ def evaluate_command(
     models_dir: Path | None = typer.Option(
         None, "--models", metavar="DIR", help="A pack of weights to look into first (else $CLIPSAM_MODELS)."
     ),
+    exported: Path | None = typer.Option(
+        None, metavar="DIR", help="Run the image towers by the programs of clipsam export."
+    ),
     device: str | None = typer.Option(
         None, help="cpu, cuda, cuda:1 ...; a GPU by default where there is one."
     ),
@@ -114,6 +117,10 @@ def evaluate_command(
     from clipsam.protocol import load_protocol
     from clipsam.scoring import SegmenterRecipe
 
+    if exported and any(axis.partition("=")[0] == "attention" for axis in ablate):
+        raise UsageError(
+            "the programs of --exported attend in one way, and --ablate attention varies it; leave out one"
+        )
     if track is not None and track not in TRACKS:
         raise UsageError(f"track '{track}' is unknown; expected one of {', '.join(TRACKS)}.")
     chosen = _with_options(load_protocol(protocol), preset, prompts, sam, resolution)
@@ -133,6 +140,7 @@ def evaluate_command(
         adapter=adapter,
         device=device,
         models_dir=models_dir,
+        exported=exported,
         references=references or chosen.references,
         consensus=consensus or (chosen.consensus and not references),
     )

@@ -38,6 +38,7 @@ def serve_command(
     calibration: options.CalibrationFile = None,
     roi: options.RoiFile = None,
     models_dir: options.ModelsDir = None,
+    exported: options.Exported = None,
     device: options.Device = None,
     host: Annotated[
         str, typer.Option(help="The address to serve on; any but this machine's needs a token.")
@@ -94,6 +95,7 @@ def serve_command(
         calibration=calibration,
         roi=roi,
         models_dir=models_dir,
+        exported=exported,
         device=device,
     )
     if segmenter.calibration is not None:

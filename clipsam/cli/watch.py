@@ -41,6 +41,7 @@ def watch_command(
     calibration: options.CalibrationFile = None,
     roi: options.RoiFile = None,
     models_dir: options.ModelsDir = None,
+    exported: options.Exported = None,
     device: options.Device = None,
     bit_depth: options.BitDepth = None,
     out: Annotated[
@@ -97,6 +98,7 @@ def watch_command(
         calibration=calibration,
         roi=roi,
         models_dir=models_dir,
+        exported=exported,
         device=device,
     )
     runs = DailyRuns(

@@ -9,7 +9,6 @@ nothing of weights or training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
