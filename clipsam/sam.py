@@ -275,6 +275,8 @@ def _check(pixels: NDArray[np.uint8], coarse: NDArray[np.float32], settings: Sam
     for name in ("batch", "patch_grid", "max_points"):
         if (number := getattr(settings, name)) < 1:
             raise UsageError(f"{name} of SAM's settings must be at least 1, found {number}")
+    if not settings.crop_context > 1:
+        raise UsageError(f"crop_context of SAM's settings must be above 1, found {settings.crop_context}")
     for name, limit in (("edges", 1.0), ("patch_margin", 0.5)):
         if not 0 <= (share := getattr(settings, name)) < limit:
             raise UsageError(f"{name} of SAM's settings must lie in [0, {limit:g}), found {share}")

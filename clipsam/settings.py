@@ -99,6 +99,7 @@ class SamSettings:
     kinds: tuple[str, ...] = ("points", "box", "box+points")  # each region is asked for once in each way
     selection: str = "iou*agreement"  # one of `SELECTIONS`: which of SAM's three answers is kept, or all
     crop: int = 0  # regions below this many cells of SAM's mask are asked on a zoomed crop; 0: never
+    crop_context: float = 4.0  # such a crop is this many times as wide as the region's box
     edges: float = 0.0  # points and boxes move this far to visible borders, a fraction of the diagonal
     patch_grid: int = 37  # "patch-grid": patches along the longer side
     patch_margin: float = 0.1  # "patch-grid": patches this far from 0.5 become points

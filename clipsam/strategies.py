@@ -18,7 +18,6 @@ from clipsam.settings import SamSettings
 
 _EIGHT = np.ones((3, 3), dtype=bool)
 _MOST = 32  # components of the patch grid that are asked about, the highest ones
-_CONTEXT = 4.0  # a crop is this many times as wide as the region's box: SAM needs the surroundings
 _LEAST_CROP = 32  # px
 
 Window = tuple[int, int, int, int]
@@ -100,11 +99,11 @@ def looks(
     """How the `photo` (height, width) is shown to a SAM whose masks have `mask_side` cells a side.
 
     Regions whose box is shorter than `settings.crop` cells of the mask on both sides get a crop of their own,
-    four times their size; the others share the whole photo.
+    `settings.crop_context` times as wide; the others share the whole photo.
     """
     cell = max(photo) / mask_side
     sides = [max(box[2] - box[0], box[3] - box[1]) for box in (prompt.box_xyxy for prompt in prompts)]
-    crops = [_crop(prompt, side, photo) for prompt, side in zip(prompts, sides, strict=True)]
+    crops = [_crop(prompt, settings.crop_context * side, photo) for prompt, side in zip(prompts, sides, strict=True)]
     tiny = [index for index, side in enumerate(sides) if side < settings.crop * cell]
     rest = tuple(index for index in range(len(prompts)) if index not in tiny)
     whole = [Look((0, 0, photo[1], photo[0]), rest)] if rest else []
@@ -137,9 +136,9 @@ def _centres(
 
 
 def _crop(prompt: RegionPrompt, side: float, photo: tuple[int, ...]) -> Window:
-    """A square around the prompt's box, moved into the photo, or cut where the photo is narrower."""
+    """A square of `side` px around the prompt's box, moved into the photo, or cut where the photo is narrower."""
     left, top, right, bottom = prompt.box_xyxy
-    wanted = int(np.ceil(max(_CONTEXT * side, _LEAST_CROP)))
+    wanted = int(np.ceil(max(side, _LEAST_CROP)))
     edges = []
     for middle, limit in (((left + right) / 2, photo[1]), ((top + bottom) / 2, photo[0])):
         start = int(np.clip(round(middle - wanted / 2), 0, max(0, limit - wanted)))

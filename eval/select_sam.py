@@ -59,6 +59,20 @@ def choices() -> dict[str, Preset]:
         fusion = replace(fusion, edge_weight=0.4, edge_guide=0.015)
         found[f"masks lift fully, weight {weight}, and photo"] = replace(plain, fusion=fusion)
     both = replace(masks_alone, edge_weight=0.4, edge_guide=0.015)
+    for context in (1.4, 2.0, 4.0):
+        asked = replace(plain.sam_settings, crop=48, crop_context=context)
+        found[f"masks lift, crops {context} times as wide, and photo"] = replace(
+            plain, fusion=both, sam_settings=asked
+        )
+        for merge in ("lift", "redraw"):
+            full = replace(both, weighting="fixed", merge=merge)
+            found[f"masks {merge} fully, crops {context} times as wide, and photo"] = replace(
+                plain, fusion=full, sam_settings=asked
+            )
+        redrawn = replace(both, merge="redraw")
+        found[f"masks redraw, crops {context} times as wide, and photo"] = replace(
+            plain, fusion=redrawn, sam_settings=asked
+        )
     for strategy in ("mmr", "cascade"):
         asked = replace(plain.sam_settings, strategy=strategy)
         found[f"masks lift {strategy} and photo"] = replace(plain, fusion=both, sam_settings=asked)
