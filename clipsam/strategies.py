@@ -103,7 +103,8 @@ def looks(
     """
     cell = max(photo) / mask_side
     sides = [max(box[2] - box[0], box[3] - box[1]) for box in (prompt.box_xyxy for prompt in prompts)]
-    crops = [_crop(prompt, settings.crop_context * side, photo) for prompt, side in zip(prompts, sides, strict=True)]
+    wanted = [settings.crop_context * side for side in sides]
+    crops = [_crop(prompt, side, photo) for prompt, side in zip(prompts, wanted, strict=True)]
     tiny = [index for index, side in enumerate(sides) if side < settings.crop * cell]
     rest = tuple(index for index in range(len(prompts)) if index not in tiny)
     whole = [Look((0, 0, photo[1], photo[0]), rest)] if rest else []
@@ -136,7 +137,7 @@ def _centres(
 
 
 def _crop(prompt: RegionPrompt, side: float, photo: tuple[int, ...]) -> Window:
-    """A square of `side` px around the prompt's box, moved into the photo, or cut where the photo is narrower."""
+    """A square of `side` px around the prompt's box, moved into the photo, or cut where that is narrower."""
     left, top, right, bottom = prompt.box_xyxy
     wanted = int(np.ceil(max(side, _LEAST_CROP)))
     edges = []

@@ -41,11 +41,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--limit", type=int, default=30, help="photos per type of defect")
-    parser.add_argument("--crop", type=int, default=16, help="zoom where a box has fewer cells; 0: never")
+    parser.add_argument("--crop", type=int, default=48, help="zoom where a box has fewer cells; 0: never")
+    parser.add_argument("--context", type=float, default=1.4, help="width of a crop in widths of the box")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     refiner = SamRefiner.from_spec(PRESETS[options.preset].sam)
-    asked = replace(ASKED, crop=options.crop)
+    asked = replace(ASKED, crop=options.crop, crop_context=options.context)
     datasets = [
         open_dataset("mvtec", options.data / "mvtec_ad"),
         open_dataset("folder", options.data / "industrial"),
@@ -63,6 +64,7 @@ def main() -> None:
             "sam": refiner.weights_hash,
             "limit": options.limit,
             "crop": options.crop,
+            "crop_context": options.context,
             "versions": versions(),
         }
         report = {"sets": rows, "mean": means, "manifest": about}

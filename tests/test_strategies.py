@@ -98,6 +98,14 @@ def test_tiny_regions_get_crops_of_their_own_inside_the_photo() -> None:
     assert [look.regions for look in looks(prompts[1:2], (300, 400), 100, SamSettings(crop=4))] == [(0,)]
 
 
+def test_a_crop_is_as_many_times_as_wide_as_its_region_as_it_is_told() -> None:
+    prompt = prompt_at((100, 100, 140, 120))
+    for context in (1.5, 4.0):
+        (look,) = looks([prompt], (300, 400), 100, SamSettings(crop=20, crop_context=context))
+        x0, y0, x1, y1 = look.window
+        assert (x1 - x0, y1 - y0) == (40 * context, 40 * context)
+
+
 def test_a_prompt_moves_into_its_crop_and_leaves_far_points_behind() -> None:
     prompt = prompt_at((200, 150, 212, 160))
     inside = moved(prompt, (182, 131, 230, 179))
