@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_segmenter import segmentation_of
 from PIL import Image
 
 import clipsam.strips
@@ -20,7 +21,6 @@ from clipsam.runs.overlay import draw_overlay
 from clipsam.runs.pictures import map_to_png
 from clipsam.settings import FusionSettings
 from clipsam.strips import resized, resized_rows, strips
-from tests.fake_segmenter import segmentation_of
 
 SHAPE = (301, 187)
 
