@@ -103,12 +103,11 @@ def looks(
     """
     cell = max(photo) / mask_side
     sides = [max(box[2] - box[0], box[3] - box[1]) for box in (prompt.box_xyxy for prompt in prompts)]
-    wanted = [settings.crop_context * side for side in sides]
-    crops = [_crop(prompt, side, photo) for prompt, side in zip(prompts, wanted, strict=True)]
     tiny = [index for index, side in enumerate(sides) if side < settings.crop * cell]
     rest = tuple(index for index in range(len(prompts)) if index not in tiny)
     whole = [Look((0, 0, photo[1], photo[0]), rest)] if rest else []
-    return whole + [Look(crops[index], (index,)) for index in tiny]
+    wanted = [settings.crop_context * side for side in sides]
+    return whole + [Look(_crop(prompts[index], wanted[index], photo), (index,)) for index in tiny]
 
 
 def moved(prompt: RegionPrompt, window: Window) -> RegionPrompt:

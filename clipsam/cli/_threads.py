@@ -19,8 +19,10 @@ def leave_a_core() -> None:
     """
     import torch
 
+    from clipsam.devices import compute_on
+
     if "OMP_NUM_THREADS" not in os.environ:
-        _compute_on(max(1, torch.get_num_threads() - 1))
+        compute_on(max(1, torch.get_num_threads() - 1))
 
 
 def share_cores(segmenter: Segmenter) -> int:
@@ -33,6 +35,8 @@ def share_cores(segmenter: Segmenter) -> int:
     """
     import torch
 
+    from clipsam.devices import compute_on
+
     setup = segmenter.manifest()
     if setup["device"] != "cpu" or "programs" in setup or "consensus" in setup:
         return 1
@@ -40,18 +44,5 @@ def share_cores(segmenter: Segmenter) -> int:
     if "OMP_NUM_THREADS" in os.environ:
         return min(MOST_STREAMS, max(1, cores // torch.get_num_threads()))
     streams = min(MOST_STREAMS, cores)
-    _compute_on(cores // streams)
+    compute_on(cores // streams)
     return streams
-
-
-def _compute_on(threads: int) -> None:
-    """Threads of torch, and of numpy's matrix products: those spin while they wait, on cores that others
-    need.
-
-    Two runs at once on two cores: 11.0 instead of 2.7 photos per second.
-    """
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    torch.set_num_threads(threads)
-    threadpool_limits(threads, user_api="blas")

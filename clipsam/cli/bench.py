@@ -42,13 +42,12 @@ def bench_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Measure the time of a photo, stage by stage, and against the bare networks in the same run."""
-    import torch
-
     from clipsam.bench import bench, bench_segmenter, part
+    from clipsam.devices import compute_on
     from clipsam.runs.manifest import versions
 
     if threads:
-        torch.set_num_threads(threads)
+        compute_on(threads)
     segmenter, drawn = bench_segmenter(
         preset,
         random_weights=random_weights,

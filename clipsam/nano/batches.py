@@ -94,7 +94,7 @@ def pair(sample: Sample, rng: np.random.Generator) -> list[Photo]:
     The two differ in nothing but the defect, so all that they share cancels in the gradient: without the
     twin, thousands of batches pass before the network sees defects among so many kinds of parts.
     """
-    flips = tuple(slice(None, None, -1 if rng.random() < 0.5 else 1) for _ in range(2))
+    flips = flipped(rng)
     masks = [(one.defect, one.mask[flips]) for one in sample.instances]
     tones = recoloured(rng)
     return [(tones(sample.image[flips]), masks, sample), (tones(sample.flawless[flips]), [], sample)]
@@ -116,11 +116,16 @@ def close_ups(sample: Sample, shown: Instance, rng: np.random.Generator, count: 
             for found, limit in zip((rows, columns), shown.mask.shape, strict=True)
         ]
         window = tuple(slice(begin, begin + side) for begin in start)
-        flips = tuple(slice(None, None, -1 if rng.random() < 0.5 else 1) for _ in range(2))
+        flips = flipped(rng)
         image = recoloured(rng)(sample.image[window][flips])
         masks = [(one.defect, scaled(one.mask[window][flips]) > 0.5) for one in sample.instances]
         photos.append((np.rint(scaled(image)).astype(np.uint8), masks, sample))
     return photos
+
+
+def flipped(rng: np.random.Generator) -> tuple[slice, ...]:
+    """Rows and columns of a picture, each backwards in half of the cases."""
+    return tuple(slice(None, None, -1 if rng.random() < 0.5 else 1) for _ in range(2))
 
 
 def scaled(plane: np.ndarray) -> np.ndarray:

@@ -91,8 +91,10 @@ class Worker:
             self._work = PhotoWork(load(), patience=0)  # whether to go on is not for one worker to say
         except Exception as error:
             self._trouble = "".join(traceback.format_exception_only(error)).strip()
-        if threads and (torch := sys.modules.get("torch")):  # the segmenter has brought it along
-            torch.set_num_threads(threads)
+        if threads and "torch" in sys.modules:  # the segmenter has brought it along
+            from clipsam.devices import compute_on
+
+            compute_on(threads)
 
     def answers(self, shard: Sequence[Ask]) -> Iterator[Answer]:
         """An answer for each photo, in their order."""
