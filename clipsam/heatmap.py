@@ -71,6 +71,18 @@ class CoarseMap:
     image_score: float | None
     others_score: float | None = None
 
+    @property
+    def shares(self) -> NDArray[np.float32]:
+        """Of which type each place is, if it is damaged at all: [k, gh, gw], adding up to 1 over the types.
+
+        The odds of the types against "normal", shared out: what all types say of a place, such as that it
+        stands out, cancels, so that of two defects the named one is the higher. In `types` it is the more
+        striking.
+        """
+        odds = np.clip(self.types, 1e-6, 1 - 1e-6)
+        odds = odds / (1 - odds)
+        return np.asarray(odds / odds.sum(axis=0), np.float32)
+
 
 def text_targets(encoder: ClipEncoder, sentences: Sentences) -> TextTargets:
     """Mean of the sentence embeddings of the normal state and of each defect type, then unit norm (WinCLIP,

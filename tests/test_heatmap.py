@@ -20,6 +20,7 @@ from torch import Tensor
 from clipsam.clip import PatchFeatures
 from clipsam.errors import UsageError
 from clipsam.heatmap import (
+    CoarseMap,
     TextTargets,
     coarse_map,
     enlarge,
@@ -303,6 +304,17 @@ def test_a_score_that_nobody_wants_changes_nothing_else() -> None:
     assert (full.image_score is None, spared.image_score) == (False, None)
     np.testing.assert_allclose(full.anomaly, spared.anomaly, atol=1e-6)
     np.testing.assert_allclose(full.types, spared.types, atol=1e-6)
+
+
+def test_shares_name_a_defect_and_do_not_grow_with_how_striking_it_is() -> None:
+    logits = np.array([[3.0, 1.0, -30.0], [2.0, 2.0, 30.0]])[:, None]  # three places of two types
+    types = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    shares = CoarseMap(types[0], types, ("scratch", "hole"), None).shares
+    np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-6)
+    np.testing.assert_allclose(shares[0, 0, :2], 1 / (1 + np.exp([-1.0, 1.0])), atol=1e-4)
+    assert types[1, 0, 0] == pytest.approx(types[1, 0, 1])  # as much of a hole in either place
+    assert shares[1, 0, 0] < shares[1, 0, 1]  # but the first one is rather a scratch
+    assert shares[0, 0, 2] < 1e-6
 
 
 def test_the_same_photo_gives_the_same_map_and_read_only_arrays_are_fine() -> None:

@@ -30,8 +30,8 @@ def validate(
     """Score `count` validation pictures of `side` px: pixel and image metrics, and how often types
     are told apart.
 
-    `type_accuracy`: of two defects of different types in one picture, the map of the named type is higher on
-    its own. All in percent.
+    `type_accuracy`: of two defects of different types in one picture, the share of the named type is higher
+    on its own. All in percent.
     """
     ensemble = load_prompts(prompts)
     metrics = PixelMetrics()
@@ -57,22 +57,22 @@ def seen(
 
 
 def told_apart(coarse: CoarseMap, sample: Sample) -> list[bool]:
-    """For neighbouring defects of different types: is each one's own map higher on it than on the other?"""
-    height, width = coarse.types.shape[1:]
-    answers: list[bool] = []
+    """For neighbouring defects of different types: is each one's own share higher on it than on the other?"""
+    shares, answers = coarse.shares, list[bool]()
     for first, second in pairwise(sample.instances):
         if first.defect == second.defect:
             continue
         for own, other in ((first, second), (second, first)):
-            grid = coarse.types[coarse.defects.index(own.defect)]
-            here, there = (mean_on(grid, one.mask, height, width) for one in (own, other))
+            grid = shares[coarse.defects.index(own.defect)]
+            here, there = (mean_on(grid, one.mask) for one in (own, other))
             answers.append(bool(here > there))
     return answers
 
 
-def mean_on(grid: np.ndarray, mask: np.ndarray, height: int, width: int) -> float:
+def mean_on(grid: np.ndarray, mask: np.ndarray) -> float:
     """Mean of a patch grid over the patches that a mask touches, weighted by how many of its pixels they
     hold.
     """
+    height, width = grid.shape
     rows, columns = np.nonzero(mask)
     return float(grid[rows * height // mask.shape[0], columns * width // mask.shape[1]].mean())
