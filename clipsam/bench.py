@@ -1,15 +1,16 @@
 """Bench: what `segment` costs beyond the networks that it runs, stage by stage, on this machine.
 
 Input: a preset, or a segmenter and a photo. Output: a `Bench`, medians of rounds in which `segment` and the
-bare forward passes of the same towers, on the very pixels that they see, take turns, so that other work on
-the machine hits both. Knows nothing of how good the maps are.
+bare passes of the same networks, on the very pixels and questions that they are given, take turns, so that
+other work on the machine hits both. Knows nothing of how good the maps are.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -18,28 +19,30 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from clipsam.bare import bare_passes
 from clipsam.clip import ClipEncoder
 from clipsam.devices import usable_device
 from clipsam.errors import UsageError
-from clipsam.heatmap import Look, see
 from clipsam.locations import locate
 from clipsam.presets import ModelSpec, Preset, choose_preset
 from clipsam.prompts import load_prompts
 from clipsam.random_weights import random_clip, random_sam
 from clipsam.regions import region_prompts
 from clipsam.sam import SamRefiner
-from clipsam.sam_backends import decode, embed
 from clipsam.segmenter import AnomalySegmenter
 
 _SEED = 3  # of the rendered part that is looked at
+_BARE = ("bare_clip", "embed", "decode")
 
 
 @dataclass(frozen=True)
 class Bench:
     """Medians in milliseconds. `stages` add up to `segment` in each round (`rest`: between the stages), not
-    quite as medians. `overhead` is the median of the rounds' ratios of `segment` to the bare passes.
+    quite as medians. `overhead` is the median of the rounds' ratios of `segment` to all passes of networks
+    that it makes, `processor_overhead` that of their processor times, which other work on the machine
+    leaves alone. `overhead_once` counts of SAM one embedding and one decode of one box, however many the
+    photo takes.
     """
 
     preset: str
@@ -51,15 +54,21 @@ class Bench:
     programs: dict[str, str] | None  # what runs the image towers in `segment`, if not torch
     random_weights: tuple[str, ...]  # the models whose weights are random
     regions: int  # that SAM was asked about
+    embeddings: int  # of the photo, or of parts of it, by SAM
+    questions: tuple[int, ...]  # that SAM's decoder was asked, pass by pass
     stages: dict[str, float]
     segment: float
     bare_clip: float
-    bare_sam: float  # one embedding and one decode; 0 without SAM
+    bare_sam: float  # all embeddings and decodes; 0 without SAM
+    bare_sam_once: float  # one embedding of the photo and one decode of one box
     overhead: float
+    overhead_once: float
+    processor_overhead: float | None  # None on a GPU
     photos_per_second: float
     peak_memory_mb: int | None  # of the process so far; None where the system does not say
     passes: tuple[tuple[int, ...], ...]  # shapes of the pixels that the image tower is given
     rounds: tuple[tuple[float, float], ...]  # of each round: segment, all bare passes
+    processor_rounds: tuple[tuple[float, float], ...]  # the same of all cores' time
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -130,36 +139,32 @@ def part(size: int) -> NDArray[np.uint8]:
 def bench(
     segmenter: AnomalySegmenter, pixels: NDArray[np.uint8], rounds: int = 10, drawn: tuple[str, ...] = ()
 ) -> Bench:
-    """Measure `segment` on a photo [H, W, 3] against the bare passes, after one round to warm up.
+    """Measure `segment` on a photo [H, W, 3] against the bare passes, all of them warm.
 
     Where the map is too quiet for SAM, thresholds of the prompts are lowered until it is asked.
     """
     if rounds < 1:
         raise UsageError(f"{rounds} rounds cannot be measured; expected at least 1")
     runs = segmenter.programs
-    segmenter = _asking(segmenter, pixels)
-    crops = list(_crops(segmenter, pixels))
-    clip = _bare_clip(segmenter.clip, crops)
-    sam = _bare_sam(segmenter.sam, pixels) if segmenter.sam else None
-    times: dict[str, list[float]] = {}
-    pairs = []
-    for number in range(-1, rounds):
-        spent: dict[str, float] = {}
-        for first in (True, False) if number % 2 else (False, True):  # who comes first takes turns too
-            if first:
-                start = time.perf_counter()
-                stages = segmenter.segment(pixels).timings
-                spent["segment"] = time.perf_counter() - start
-                spent |= dict(stages) | {"rest": spent["segment"] - sum(stages.values())}
-            else:
-                spent["bare_clip"] = _seconds(clip, segmenter.clip.device)
-                spent["bare_sam"] = _seconds(sam, segmenter.clip.device) if sam else 0.0
-        if number >= 0:
-            pairs.append((1e3 * spent["segment"], 1e3 * (spent["bare_clip"] + spent["bare_sam"])))
-            for stage, seconds in spent.items():
-                times.setdefault(stage, []).append(1e3 * seconds)
-    medians = {stage: median(values) for stage, values in times.items()}
-    whole = {name: medians.pop(name) for name in ("segment", "bare_clip", "bare_sam")}
+    segmenter, regions = _asking(segmenter, pixels) if segmenter.sam else (segmenter, 0)
+    clip, sam = bare_passes(segmenter, pixels)
+    calls: dict[str, Callable[[], Any]] = {"bare_clip": clip.encode}
+    if sam:
+        calls |= {"embed": sam.embed, "decode": sam.decode, "decode_one": sam.decode_one}
+    calls["segment"] = lambda: segmenter.segment(pixels)
+    for name in calls.keys() - {"segment", "embed"}:  # which are warm, from the noting of their passes
+        calls[name]()
+    measured: list[_Round] = []
+    for number in range(rounds):
+        order = list(calls) if number % 2 else list(reversed(calls))  # who comes first takes turns
+        spent = {name: _spent(calls[name], segmenter.clip.device) for name in order}
+        stages = {stage: 1e3 * seconds for stage, seconds in spent["segment"][1].timings.items()}
+        measured.append(_Round({name: took for name, (took, _) in spent.items()}, stages))
+    shown = len(sam.pictures) if sam else 1
+    whole = median(one.wall("segment") for one in measured)
+    on_cpu = segmenter.clip.device.type == "cpu"
+    pairs = tuple((one.wall("segment"), one.wall(*_BARE)) for one in measured)
+    busy = tuple((one.processor("segment"), one.processor(*_BARE)) for one in measured)
     return Bench(
         preset=segmenter.preset.name,
         size=(pixels.shape[0], pixels.shape[1]),
@@ -169,15 +174,52 @@ def bench(
         sam=segmenter.sam is not None,
         programs=runs,
         random_weights=drawn,
-        regions=_regions(segmenter, pixels) if segmenter.sam else 0,
-        stages=medians,
+        regions=regions,
+        embeddings=shown if sam else 0,
+        questions=sam.questions if sam else (),
+        stages={stage: median(one.stages[stage] for one in measured) for stage in measured[0].stages},
+        segment=whole,
+        bare_clip=median(one.wall("bare_clip") for one in measured),
+        bare_sam=median(one.wall("embed", "decode") for one in measured),
+        bare_sam_once=median(one.once(shown) for one in measured),
         overhead=median(ours / bare for ours, bare in pairs),
-        photos_per_second=1e3 / whole["segment"],
+        overhead_once=median(
+            one.wall("segment") / (one.wall("bare_clip") + one.once(shown)) for one in measured
+        ),
+        processor_overhead=median(ours / bare for ours, bare in busy) if on_cpu else None,
+        photos_per_second=1e3 / whole,
         peak_memory_mb=_peak_memory_mb(segmenter.clip.device),
-        passes=tuple(tuple(crop.shape) for crop in crops),
-        rounds=tuple(pairs),
-        **whole,
+        passes=tuple(tuple(crop.shape) for crop in clip.crops),
+        rounds=pairs,
+        processor_rounds=busy if on_cpu else (),
     )
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """Milliseconds: by the clock, and of all cores."""
+
+    wall: float
+    processor: float
+
+
+class _Round:
+    """What the calls of one round took."""
+
+    def __init__(self, spent: dict[str, _Spent], stages: dict[str, float]) -> None:
+        self._spent = spent
+        self.stages = stages | {"rest": self.wall("segment") - sum(stages.values())}
+
+    def wall(self, *names: str) -> float:
+        """Of all of these by the clock; what was not called took nothing."""
+        return sum(self._spent[name].wall for name in names if name in self._spent)
+
+    def processor(self, *names: str) -> float:
+        return sum(self._spent[name].processor for name in names if name in self._spent)
+
+    def once(self, shown: int) -> float:
+        """One embedding, of so many, and one decode of one box."""
+        return self.wall("embed") / shown + self.wall("decode_one")
 
 
 def _here(spec: ModelSpec, models_dir: str | Path | None) -> bool:
@@ -185,90 +227,36 @@ def _here(spec: ModelSpec, models_dir: str | Path | None) -> bool:
     return location is not None and location.complete
 
 
-def _regions(segmenter: AnomalySegmenter, pixels: NDArray[np.uint8]) -> int:
-    return len(region_prompts(segmenter.segment(pixels).coarse_map, segmenter.preset.regions))
-
-
-def _asking(segmenter: AnomalySegmenter, pixels: NDArray[np.uint8]) -> AnomalySegmenter:
-    """The same segmenter, with thresholds at which it has something to ask SAM about."""
-    if segmenter.sam is None or _regions(segmenter, pixels):
-        return segmenter
-    low, high = np.quantile(segmenter.segment(pixels).coarse_map, (0.97, 0.995))
-    regions = replace(segmenter.preset.regions, low=float(low), high=float(high))
-    preset: Preset = replace(segmenter.preset, regions=regions)
-    return AnomalySegmenter(
-        preset,
+def _asking(segmenter: AnomalySegmenter, pixels: NDArray[np.uint8]) -> tuple[AnomalySegmenter, int]:
+    """The same segmenter, with thresholds at which it has something to ask SAM about, and of how many
+    regions.
+    """
+    clip_alone = AnomalySegmenter(
+        segmenter.preset,
         segmenter.clip,
-        segmenter.sam,
+        None,
         segmenter.prompts,
         segmenter.product,
         text_map=segmenter.text_map,
     )
+    coarse = clip_alone.segment(pixels).coarse_map
+    if count := len(region_prompts(coarse, segmenter.preset.regions)):
+        return segmenter, count
+    low, high = np.quantile(coarse, (0.97, 0.995))
+    regions = replace(segmenter.preset.regions, low=float(low), high=float(high))
+    preset: Preset = replace(segmenter.preset, regions=regions)
+    louder = copy.copy(segmenter)
+    louder.preset = preset
+    return louder, len(region_prompts(coarse, regions))
 
 
-def _crops(segmenter: AnomalySegmenter, pixels: NDArray[np.uint8]) -> Iterator[Tensor]:
-    """The batches of pixels that the image tower is given, as `coarse_map` makes them."""
-    seen: list[Tensor] = []
-    patch, settings = segmenter.clip.patch_size, segmenter.preset.heatmap
-
-    def look(crops: Tensor) -> tuple[Tensor, None]:
-        seen.append(crops)
-        height, width = (side // patch for side in crops.shape[-2:])
-        return torch.zeros(1, len(crops), height, width), None
-
-    watching: Look = look
-    for size in settings.sizes:
-        see(pixels, size, patch, settings, 1, watching)
-    yield from seen
-
-
-def _bare_clip(encoder: ClipEncoder, crops: list[Tensor]) -> Callable[[], Any]:
-    """`encode_image` on normalised pixels; away from the native size its parts, with positions resized."""
-    batches = [(crop.to(encoder.device) - 0.5) / 0.25 for crop in crops]
-    low = encoder.dtype != torch.float32
-
-    def run() -> None:
-        with torch.autocast(encoder.device.type, encoder.dtype if low else torch.bfloat16, enabled=low):
-            for batch in batches:
-                bare_pass(encoder, batch)
-
-    return run
-
-
-def bare_pass(encoder: ClipEncoder, pixels: Tensor) -> Tensor:
-    """Normalised pixels [b, 3, H, W] -> the tower's own embedding [b, d], and nothing else."""
-    if tuple(pixels.shape[-2:]) == tuple(encoder.image_size):
-        return torch.as_tensor(encoder.model.encode_image(pixels))
-    start = encoder.tower.embed(pixels)
-    tokens = start.tokens
-    for block in start.blocks:
-        tokens = block(tokens)
-    return encoder.tower.pool(tokens)
-
-
-def _bare_sam(refiner: SamRefiner, pixels: NDArray[np.uint8]) -> Callable[[], Any]:
-    """One embedding of the photo and one decode of a box, without reading, resizing and judging."""
-    values = refiner._processor.image_processor(
-        images=pixels, input_data_format="channels_last", return_tensors="pt"
-    )["pixel_values"].to(refiner.device)
-    side = min(values.shape[-2:])
-    box = torch.tensor([[[side / 4, side / 4, side / 2, side / 2]]], device=refiner.device)
-    low = refiner._dtype != torch.float32
-
-    def run() -> None:
-        with torch.autocast(refiner.device.type, refiner._dtype if low else torch.bfloat16, enabled=low):
-            features = embed(refiner.model, refiner.backend, values)
-        decode(refiner.model, refiner.backend, features, 1, input_boxes=box)
-
-    return run
-
-
-def _seconds(call: Callable[[], Any], device: torch.device) -> float:
-    start = time.perf_counter()
-    call()
+def _spent(call: Callable[[], Any], device: torch.device) -> tuple[_Spent, Any]:
+    """What a call takes, and its answer."""
+    start, busy = time.perf_counter(), time.process_time()
+    answer = call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return _Spent(1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - busy)), answer
 
 
 def _peak_memory_mb(device: torch.device) -> int | None:

@@ -1,12 +1,16 @@
 """What the gate before SAM saves on a folder that is nearly clean: SAM by the map against SAM on every photo.
 
-    python eval/bench_clean.py --preset base --random-weights --out eval/results/bench_clean.json
+    python eval/bench_clean.py --preset base --random-weights --always 4 --out eval/results/bench_clean.json
 
 Photos are rendered parts; which of them are clean decides the map itself: the region threshold is set to the
-value that the wanted share of them stays below. Each photo is segmented both ways, in turns: with SAM where
-the map reaches the threshold, and with SAM's embedding of every photo, the least that it costs to ask SAM
-anything. Both see the same photos, maps and prompts, so that their maps must be identical. Speed does not
-depend on weights; on random ones what is found means nothing.
+value that the wanted share of them stays below. Photos are segmented both ways, in turns: with SAM where the
+map reaches the threshold, and with SAM's embedding of every photo, the least that it costs to ask SAM
+anything. Both see the same photos, maps and prompts, so that their maps must be identical; ends with 1 where
+one is not. `--always` says how many photos are segmented the second way, the flagged ones first: each costs
+the same there, and SAM is slow. Speed does not depend on weights; on random ones what is found means nothing.
+
+What the gate can save at most follows from the networks: (CLIP + SAM) / (CLIP + share flagged * SAM), which
+is `at_most`, from the stages of the photos that SAM saw.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -28,6 +34,7 @@ from clipsam.bench import bench_segmenter
 from clipsam.masks import SoftMask
 from clipsam.nano.corpus.compose import render
 from clipsam.regions import RegionPrompt
+from clipsam.result import Segmentation
 from clipsam.runs.manifest import versions
 from clipsam.sam import SamRefiner
 from clipsam.segmenter import AnomalySegmenter
@@ -54,13 +61,14 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=20)
     parser.add_argument("--clean", type=float, default=0.95, help="share of the photos that is clean")
     parser.add_argument("--size", type=int, default=512, metavar="PX")
+    parser.add_argument("--always", type=int, help="so many photos with SAM on each (all)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     segmenter, drawn = bench_segmenter(options.preset, random_weights=options.random_weights, device="cpu")
     photos = [render(seed, options.size, options.size).image for seed in range(options.photos)]
-    found = measure(segmenter, photos, options.clean)
+    found = measure(segmenter, photos, options.clean, options.always)
     about = {
         "size": options.size, "threads": options.threads, "random_weights": drawn, "versions": versions(),
     }  # fmt: skip
@@ -68,40 +76,84 @@ def main() -> None:
     print(text)
     if options.out:
         options.out.write_text(text)
+    sys.exit(found["identical"] < found["compared"])
 
 
-def measure(segmenter: AnomalySegmenter, photos: Sequence[NDArray[np.uint8]], clean: float) -> dict[str, Any]:
-    """Seconds of both ways over the folder, wall clock and processor; `identical`: of the photos' maps."""
-    gated = _with(segmenter, _threshold(segmenter, photos, clean), AnomalySegmenter)
-    always = _with(segmenter, gated.preset.regions, SamOnEveryPhoto)
-    assert isinstance(gated.sam, SamRefiner)
-    for warming in (gated, always):
-        warming.segment(photos[0])
-    seconds, spent, flagged, identical = {"gated": 0.0, "always": 0.0}, {"gated": 0.0, "always": 0.0}, 0, 0
-    counts = {"gated": 0, "always": 0}
-    with _Embeddings(gated.sam) as embeddings:
+def measure(
+    segmenter: AnomalySegmenter,
+    photos: Sequence[NDArray[np.uint8]],
+    clean: float,
+    always: int | None = None,
+) -> dict[str, Any]:
+    """Both ways over the folder, seconds a photo by the clock and of the processor; `identical`: of the maps
+    that are `compared`, all of them but for `always`.
+    """
+    regions, order = _threshold(segmenter, photos, clean)
+    gate = _with(segmenter, regions, AnomalySegmenter)
+    every = _with(segmenter, regions, SamOnEveryPhoto)
+    assert isinstance(gate.sam, SamRefiner)
+    every.segment(photos[order[0]])  # warms up what both use
+    asked = set(order[: len(photos) if always is None else always])
+    gated, other, flagged, identical = list[_Spent](), list[_Spent](), 0, 0
+    with _Embeddings(gate.sam) as embeddings:
         for number, photo in enumerate(photos):
+            ways: list[tuple[AnomalySegmenter, list[_Spent]]] = [(gate, gated)]
+            if number in asked:
+                ways.insert(number % 2, (every, other))
             results = {}
-            ways = (("gated", gated), ("always", always))
-            for name, way in ways if number % 2 else reversed(ways):
-                before, wall, processor = embeddings.count, time.perf_counter(), time.process_time()
-                results[name] = way.segment(photo)
-                seconds[name] += time.perf_counter() - wall
-                spent[name] += time.process_time() - processor
-                counts[name] += embeddings.count - before
-            flagged += bool(results["gated"].coarse_map.max() >= gated.preset.regions.high)
-            identical += np.array_equal(results["gated"].anomaly_map, results["always"].anomaly_map)
+            for way, spent in ways:
+                results[way], took = _timed(way, photo, embeddings)
+                spent.append(took)
+            flagged += bool(results[gate].coarse_map.max() >= regions.high)
+            identical += every in results and _same(results[gate], results[every])
+    means = {"gated": _mean(gated), "always": _mean(other)}
+    share = flagged / len(photos)
     return {
         "photos": len(photos),
         "flagged": flagged,
+        "compared": len(other),
         "identical": identical,
-        "embeddings": counts,
-        "seconds": seconds,
-        "processor_seconds": spent,
-        "times_faster": seconds["always"] / seconds["gated"],
-        "times_less_processor": spent["always"] / spent["gated"],
-        "manifest": gated.manifest(),
+        "embeddings": {
+            "gated": sum(one.embeddings for one in gated),
+            "always": sum(o.embeddings for o in other),
+        },
+        "seconds_per_photo": {name: mean.wall for name, mean in means.items()},
+        "processor_seconds_per_photo": {name: mean.processor for name, mean in means.items()},
+        "times_faster": means["always"].wall / means["gated"].wall,
+        "times_less_processor": means["always"].processor / means["gated"].processor,
+        "at_most": 1 / (share + (1 - share) * (1 - means["always"].sam_share)),
+        "manifest": gate.manifest(),
     }
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """Seconds of a photo, or means of them, and what SAM embedded."""
+
+    wall: float
+    processor: float
+    sam_share: float  # of `wall`
+    embeddings: int = 0
+
+
+def _timed(
+    way: AnomalySegmenter, photo: NDArray[np.uint8], embeddings: _Embeddings
+) -> tuple[Segmentation, _Spent]:
+    before, start, busy = embeddings.count, time.perf_counter(), time.process_time()
+    result = way.segment(photo)
+    wall = time.perf_counter() - start
+    spent = _Spent(wall, time.process_time() - busy, result.timings["sam"] / wall, embeddings.count - before)
+    return result, spent
+
+
+def _mean(all_of_them: Sequence[_Spent]) -> _Spent:
+    return _Spent(
+        *(fmean(getattr(one, name) for one in all_of_them) for name in ("wall", "processor", "sam_share"))
+    )
+
+
+def _same(one: Segmentation, other: Segmentation) -> bool:
+    return np.array_equal(one.anomaly_map, other.anomaly_map) and one.score == other.score
 
 
 class _Embeddings:
@@ -126,15 +178,18 @@ class _Embeddings:
 
 def _threshold(
     segmenter: AnomalySegmenter, photos: Sequence[NDArray[np.uint8]], clean: float
-) -> RegionSettings:
-    """Region thresholds that this share of the photos, by the highest value of its map, stays below."""
+) -> tuple[RegionSettings, list[int]]:
+    """Region thresholds that this share of the photos, by the highest value of its map, stays below; and the
+    photos by that value, the highest first.
+    """
     quiet = AnomalySegmenter(
         segmenter.preset, segmenter.clip, None, segmenter.prompts, segmenter.product
     )  # without SAM
-    peaks = sorted(float(quiet.segment(photo).coarse_map.max()) for photo in photos)
+    peaks = [float(quiet.segment(photo).coarse_map.max()) for photo in photos]
+    order = sorted(range(len(photos)), key=lambda number: -peaks[number])
     loud = max(1, len(photos) - math.floor(clean * len(photos) + 1e-9))
-    high = peaks[-loud]
-    return replace(segmenter.preset.regions, high=high, low=min(segmenter.preset.regions.low, high))
+    high = peaks[order[loud - 1]]
+    return replace(segmenter.preset.regions, high=high, low=min(segmenter.preset.regions.low, high)), order
 
 
 def _with(

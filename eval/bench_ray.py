@@ -63,6 +63,7 @@ def main() -> None:
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "240000")  # it gives up soon on a busy machine
     start = time.perf_counter()
     ray.init(include_dashboard=False, log_to_driver=False)
     report: dict[str, Any] = {"cluster_starts_in": round(time.perf_counter() - start, 2)}

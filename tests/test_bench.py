@@ -14,14 +14,15 @@ from tiny_sam import tiny_refiner
 from typer.testing import CliRunner
 
 from clipsam import presets
-from clipsam.bench import Bench, bare_pass, bench, bench_segmenter
+from clipsam.bare import bare_pass, bare_passes
+from clipsam.bench import Bench, bench, bench_segmenter
 from clipsam.cli import app
 from clipsam.errors import UsageError, WeightsError
 from clipsam.presets import ClipSpec, SamSpec
 from clipsam.prompts import load_prompts
 from clipsam.random_weights import random_clip, random_sam
 from clipsam.segmenter import AnomalySegmenter
-from clipsam.settings import HeatmapSettings
+from clipsam.settings import HeatmapSettings, RegionSettings, SamSettings
 
 MISSING = replace(
     presets.PRESETS["base"],
@@ -80,10 +81,14 @@ def test_stages_add_up_and_the_overhead_is_the_ratio(tmp_path, pixels, sam):
     consistent(found)
     assert sum(found.stages.values()) == pytest.approx(found.segment)
     assert found.bare_clip + found.bare_sam == pytest.approx(found.rounds[0][1])
+    assert found.overhead_once == pytest.approx(found.segment / (found.bare_clip + found.bare_sam_once))
+    assert found.processor_overhead == found.processor_rounds[0][0] / found.processor_rounds[0][1] > 0
     assert found.passes == ((1, 3, 24, 32), (1, 3, 48, 64))
     assert (found.size, found.sam, found.random_weights) == ((48, 64), sam, ())
     # With SAM it is asked, however quiet the map; without, it costs nothing and is not counted.
-    assert (found.regions > 0) == (found.bare_sam > 0) == sam
+    assert (found.regions > 0) == (found.bare_sam > 0) == (found.bare_sam_once > 0) == sam
+    assert sum(found.questions) == 3 * found.regions  # by points, box, both
+    assert found.embeddings == sam
     assert (found.stages["sam"] > 0.1) == sam
     assert len(bench(tiny(tmp_path, sam), pixels, rounds=3).rounds) == 3
 
@@ -104,6 +109,41 @@ def test_the_bare_pass_is_encode_image_and_goes_on_at_other_sizes(tmp_path, towe
         large = torch.nn.functional.interpolate(pixels, size=(64, 48))
         found = torch.nn.functional.normalize(bare_pass(encoder, (large - mean) / std), dim=-1)
     torch.testing.assert_close(found, encoder.encode_pixels(large, "plain").pooled, atol=1e-5, rtol=0)
+
+
+def test_the_bare_passes_are_those_that_segment_makes(tmp_path, pixels):
+    """With every region on a crop of its own: SAM's network is given the very same numbers, as often."""
+    segmenter = tiny(tmp_path, sam=True)
+    peaks = RegionSettings(low=0.0, high=0.0, max_regions=2, max_area=1.0)
+    preset = replace(segmenter.preset, regions=peaks, sam_settings=SamSettings(crop=10_000, crop_context=1.5))
+    segmenter = AnomalySegmenter(preset, segmenter.clip, segmenter.sam, segmenter.prompts, "part")
+    seen: list[list[torch.Tensor]] = [[], []]
+    model = segmenter.sam.model
+
+    def note(_module, _args, named):
+        given = named.get("pixel_values", named.get("input_boxes"))
+        seen[-1].append(given if given is not None else named["input_points"])
+
+    def note_picture(_module, args):
+        seen[-1].append(args[0])
+
+    clip, sam = bare_passes(segmenter, pixels)
+    hooks = [
+        model.register_forward_pre_hook(note, with_kwargs=True),
+        model.vision_encoder.register_forward_pre_hook(note_picture),
+    ]
+    seen.clear()
+    for way in (lambda: segmenter.segment(pixels), lambda: (sam.embed(), sam.decode())):
+        seen.append([])
+        with torch.inference_mode():
+            way()
+    for hook in hooks:
+        hook.remove()
+    plain, bare = (sorted(calls, key=lambda call: call.ndim) for calls in seen)
+    assert [tuple(call.shape) for call in plain] == [tuple(call.shape) for call in bare]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(plain, bare, strict=True))
+    assert len(sam.pictures) + len(sam.questions) == len(bare) >= 4
+    assert [tuple(crop.shape) for crop in clip.crops] == [(1, 3, 24, 32), (1, 3, 48, 64)]
 
 
 def test_random_weights_only_where_real_ones_are_missing():

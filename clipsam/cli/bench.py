@@ -88,9 +88,18 @@ def table(found: Bench) -> str:
         f"{'bare CLIP':<14} {found.bare_clip:>9.1f}          {seen}",
     ]
     if found.sam:
-        asked = f"one embedding, one decode; asked: {found.regions} regions"
+        asked = f"{_count(found.embeddings, 'embedding')}, {_count(sum(found.questions), 'question')} in "
+        asked += f"{_count(len(found.questions), 'pass', 'passes')} about {_count(found.regions, 'region')}"
         lines.append(f"{'bare SAM':<14} {found.bare_sam:>9.1f}          {asked}")
     lines.append(f"{'overhead':<14} {found.overhead:>9.2f}          segment / bare passes, round by round")
+    if found.processor_overhead is not None:
+        lines.append(f"{'':<14} {found.processor_overhead:>9.2f}          the same, by processor time")
+    if found.sam:
+        lines.append(f"{'':<14} {found.overhead_once:>9.2f}          beside one embedding and one question")
     if found.peak_memory_mb is not None:
         lines.append(f"{'peak memory':<14} {found.peak_memory_mb:>9} MB")
     return "\n".join(lines)
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
