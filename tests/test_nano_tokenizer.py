@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from clipsam.nano.models import CONTEXT
-from clipsam.nano.tokenizer import SPECIAL, train_tokenizer
+from clipsam.nano.tokenizer import SPECIAL, frayed, train_tokenizer
 
 SENTENCES = ["a photo of a flawless bottle", "a photo of a bottle with a scratch", "a cracked bottle"] * 5
 
@@ -51,3 +52,19 @@ def test_case_and_compatibility_forms_do_not_matter(tokenizer):
 
 def test_words_of_the_corpus_are_shorter_than_their_bytes(tokenizer):
     assert len(tokenizer("bottle").input_ids) == 3
+
+
+def test_whole_words_have_the_tokens_of_the_tokenizer(tokenizer):
+    words = ["a photo of a CRACKED bottle", "größe 瓶", "bottle " * 100]
+    expected = tokenizer(
+        words, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
+    )
+    assert frayed(tokenizer, words, 0.0, np.random.default_rng(0)).equal(expected.input_ids)
+
+
+def test_cut_words_keep_their_letters_and_repeat_with_the_seed(tokenizer):
+    words = ["a photo of a cracked bottle with a scratch"] * 20
+    first, again = (frayed(tokenizer, words, 0.5, np.random.default_rng(3)) for _ in range(2))
+    assert first.equal(again)
+    assert len({tuple(row) for row in first.tolist()}) > 10
+    assert {tokenizer.decode(row, skip_special_tokens=True).strip() for row in first} == {words[0]}

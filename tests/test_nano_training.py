@@ -14,7 +14,8 @@ from torch import nn
 
 from clipsam.cli import app
 from clipsam.errors import UsageError
-from clipsam.nano import train_clip, train_sam
+from clipsam.nano import train_clip, train_sam, train_text
+from clipsam.nano.batches import TYPES
 from clipsam.nano.training import Average, Log, load_checkpoint, optimizer_for, rate, save_checkpoint
 
 CLIP = train_clip.ClipTraining(
@@ -142,7 +143,8 @@ def test_log_writes_means_since_the_last_report(tmp_path, capsys):
 def few_words(monkeypatch):
     """A tokenizer from a few sentences and no names of parts: rendering all parts takes seconds."""
     sentences = train_clip.vocabulary_sentences
-    monkeypatch.setattr(train_clip, "product_names", lambda: ("bottle", "screw"))
+    for module in (train_clip, train_text):
+        monkeypatch.setattr(module, "product_names", lambda: ("bottle", "screw"))
     monkeypatch.setattr(train_clip, "vocabulary_sentences", lambda n, *rest: sentences(300, *rest))
 
 
@@ -257,7 +259,7 @@ def test_weights_to_begin_from_that_are_not_there_are_refused(tmp_path):
 
 
 def test_the_wanted_likeness_of_states_is_one_that_directions_can_have():
-    cosines = train_clip.likeness(5)
+    cosines = train_text.likeness(5)
     assert torch.equal(cosines, cosines.T)
     assert torch.linalg.eigvalsh(cosines).min() > -1e-6
     flawless, *types, damage = cosines
@@ -269,19 +271,19 @@ def test_the_wanted_likeness_of_states_is_one_that_directions_can_have():
 def test_teaching_the_text_tower_tells_states_apart(few_words):
     """A few steps bring the sentences' cosines nearer to the wanted ones."""
     sentences = train_clip.vocabulary_sentences(300, 1, ("bottle", "screw"))
-    tokenizer = train_clip.train_tokenizer(sentences, 300)
+    tokenizer = train_clip.train_tokenizer(sentences, 600)
     torch.manual_seed(0)
     model = train_clip.build_clip(
         train_clip.clip_config(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
     )
-    wanted = train_clip.likeness(len(train_clip.TYPES) + 1)
+    wanted = train_text.likeness(len(TYPES) + 1)
 
     def error() -> float:
-        words = train_clip.states(np.random.default_rng(5))[::2]
+        words = train_text.states(np.random.default_rng(5))[::2]
         with torch.no_grad():
             vectors = train_clip.encode_text(model, tokenizer, words, "cpu")
         return float((vectors @ vectors.T - wanted).square().mean())
 
     before = error()
-    train_clip.teach_text(model, tokenizer, replace(CLIP, text_steps=50, text_peak=3e-3), "cpu")
+    train_text.teach_text(model, tokenizer, seed=1, steps=60, peak=1e-3, device="cpu")
     assert error() < 0.8 * before

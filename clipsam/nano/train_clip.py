@@ -7,7 +7,6 @@ directory `clip/` in that folder. No real photo is ever read here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,17 +22,13 @@ from transformers import PreTrainedTokenizerFast
 
 from clipsam.nano.batches import TYPES, ClipBatch, ClipBatches, collate, pair
 from clipsam.nano.clip_loss import balanced, contrastive, dense_losses, naming, type_logits
-from clipsam.nano.corpus.captions import (
-    defect_sentence,
-    normal_sentence,
-    product_words,
-    vocabulary_sentences,
-)
+from clipsam.nano.corpus.captions import vocabulary_sentences
 from clipsam.nano.corpus.compose import Corpus, product_names
-from clipsam.nano.models import CONTEXT, MEAN, STD, build_clip, clip_config, save_clip
+from clipsam.nano.models import MEAN, STD, build_clip, clip_config, save_clip
 from clipsam.nano.tokenizer import train_tokenizer
 from clipsam.nano.train_head import train_head
-from clipsam.nano.training import fit, loader, optimizer_for, rate
+from clipsam.nano.train_text import encode_text, freeze_text, teach_text
+from clipsam.nano.training import fit, loader
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class ClipTraining:
     averaging: float = 0.998
     sharpness: float = 4.0
     contrast: float = 0.1
-    text_steps: int = 700
+    text_steps: int = 1500
     text_peak: float = 1e-3
     head_batches: int = 260
     head_steps: int = 2400
@@ -89,7 +84,7 @@ def train_clip(config: ClipTraining, folder: Path, device: str = "cpu", start: P
             {k: v.float() for k, v in load_file(start / "open_clip_model.safetensors").items()}
         )
     elif not (folder / "clip.ckpt").exists():
-        teach_text(model, tokenizer, config, device)
+        teach_text(model, tokenizer, config.seed, config.text_steps, config.text_peak, device)
     freeze_text(model)
     probed = Probed(model)
     unseen = cache(lambda: held_out(config))
@@ -156,56 +151,6 @@ class Probed(nn.Module):
             name: F.interpolate(grid.permute(0, 3, 1, 2), size=targets.shape[-2:], mode="bilinear")
             for name, grid in found.items()
         }
-
-
-def teach_text(model: CLIP, tokenizer: PreTrainedTokenizerFast, config: ClipTraining, device: str) -> None:
-    """Train the text tower alone: sentences of one state mean one direction, whatever the product is called,
-    and the directions lie as `likeness` says.
-
-    The image tower then learns towards fixed anchors. Trained together from scratch, the two fall into
-    calling everything the same.
-    """
-    rng = np.random.default_rng((config.seed, 3))
-    optimizer = optimizer_for(model, config.text_peak, config.weight_decay)
-    wanted = likeness(len(TYPES) + 1).repeat_interleave(2, 0).repeat_interleave(2, 1).to(device)
-    for step in range(config.text_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.text_peak * rate(step, config.text_steps, 50, 0.5)
-        vectors = encode_text(model, tokenizer, states(rng), device)
-        loss = (vectors @ vectors.T - wanted).square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % 50 == 0:
-            print(f"text step {step + 1}  loss {float(loss.detach()):.3f}", flush=True)
-
-
-def likeness(count: int) -> Tensor:
-    """The cosines that sentences of states should have, [n, n]: flawless first, then types, "damage" last.
-
-    With a direction d for damage and one of its own for each type: a type is halfway between the two, and
-    flawless is -d. So a patch that is surely damage, of whatever type, has a place: d, equally far from all.
-    """
-    half, steep = 0.5, 0.5**0.5
-    cosines = torch.full((count, count), half)
-    cosines[0], cosines[-1] = -steep, steep
-    cosines[:, 0], cosines[:, -1] = -steep, steep
-    cosines[0, -1] = cosines[-1, 0] = -1.0
-    return cosines.fill_diagonal_(1.0)
-
-
-def states(rng: np.random.Generator) -> list[str]:
-    """Two sentences for each state, "flawless" first, each about a product of its own."""
-    flawless = [normal_sentence(rng, product_words(rng, product_names())) for _ in range(2)]
-    return flawless + [
-        defect_sentence(rng, product_words(rng, product_names()), kind) for kind in TYPES for _ in range(2)
-    ]
-
-
-def freeze_text(model: CLIP) -> None:
-    """Leave only the image tower and the temperature to train."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith("visual.") or name == "logit_scale")
 
 
 def rendered(config: ClipTraining) -> ClipBatches:
@@ -287,19 +232,6 @@ def normalised(pixels: Tensor) -> Tensor:
     """uint8 [b, H, W, 3] -> float32 [b, 3, H, W], normalised and channels-last in memory."""
     mean, std = (torch.tensor(values, device=pixels.device) for values in (MEAN, STD))
     return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
-
-
-def encode_text(
-    model: CLIP, tokenizer: PreTrainedTokenizerFast, sentences: Sequence[str], device: str
-) -> Tensor:
-    """Sentences -> unit vectors [n, d]; equal ones are encoded once."""
-    unique = list(dict.fromkeys(sentences))
-    tokens = tokenizer(
-        unique, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
-    ).input_ids
-    vectors = F.normalize(model.encode_text(tokens.to(device)).float(), dim=-1)
-    place = {sentence: index for index, sentence in enumerate(unique)}
-    return vectors[[place[sentence] for sentence in sentences]]
 
 
 def paired(vectors: Tensor) -> Tensor:

@@ -159,17 +159,19 @@ def describe(rng: Rng, names: Sequence[str], defects: Sequence[str]) -> str:
 
 
 def vocabulary_sentences(n: int, seed: int, names: Sequence[str] = ()) -> list[str]:
-    """`n` sentences that use the whole vocabulary, held-out paraphrases too, for the training of a tokenizer.
+    """`n` sentences that use the whole vocabulary, for the training of a tokenizer.
 
-    `names` are products to be spoken of beside the usual ones, such as those of `compose.product_names`.
+    Held-out paraphrases are not among them: a word that only they use would get a token of its own, which
+    training never sees, instead of the tokens of its parts. `names` are products to be spoken of beside the
+    usual ones, such as those of `compose.product_names`.
     """
     rng = np.random.default_rng(seed)
     kinds = list(WORDS)
     sentences = []
     for index in range(n):
         product = product_words(rng, names)
-        if index % 4 == 0:
-            sentences.append(normal_sentence(rng, product))
-        else:
-            sentences.append(defect_sentence(rng, product, _pick(rng, kinds), held_out=index % 8 == 1))
+        flawless = index % 4 == 0
+        sentences.append(
+            normal_sentence(rng, product) if flawless else defect_sentence(rng, product, _pick(rng, kinds))
+        )
     return sentences
