@@ -268,22 +268,29 @@ def test_the_wanted_likeness_of_states_is_one_that_directions_can_have():
     assert damage[0] == -1
 
 
+def test_the_directions_of_states_are_as_alike_as_wanted():
+    first, other = (train_text.directions(5, 32, seed) for seed in (1, 2))
+    torch.testing.assert_close(first @ first.T, train_text.likeness(5))
+    torch.testing.assert_close(other @ other.T, train_text.likeness(5))
+    assert not torch.allclose(first, other, atol=0.1)
+
+
 def test_teaching_the_text_tower_tells_states_apart(few_words):
-    """A few steps bring the sentences' cosines nearer to the wanted ones."""
+    """A few steps bring sentences, in words that they have not seen so, nearer to their directions."""
     sentences = train_clip.vocabulary_sentences(300, 1, ("bottle", "screw"))
     tokenizer = train_clip.train_tokenizer(sentences, 600)
     torch.manual_seed(0)
     model = train_clip.build_clip(
         train_clip.clip_config(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
     )
-    wanted = train_text.likeness(len(TYPES) + 1)
+    wanted = train_text.directions(len(TYPES) + 1, 128, seed=1).repeat_interleave(train_text.SENTENCES, 0)
 
     def error() -> float:
-        words = train_text.states(np.random.default_rng(5))[::2]
+        words = train_text.states(np.random.default_rng(5))
         with torch.no_grad():
             vectors = train_clip.encode_text(model, tokenizer, words, "cpu")
-        return float((vectors @ vectors.T - wanted).square().mean())
+        return float((vectors - wanted).square().sum(dim=-1).mean())
 
     before = error()
-    train_text.teach_text(model, tokenizer, seed=1, steps=60, peak=1e-3, device="cpu")
-    assert error() < 0.8 * before
+    train_text.teach_text(model, tokenizer, seed=1, steps=40, peak=2e-3, device="cpu")
+    assert error() < 0.5 * before

@@ -25,31 +25,44 @@ from clipsam.nano.training import optimizer_for, rate
 WEIGHT_DECAY = 0.05
 FRAYED = 0.15
 """Share of the words that are cut in two."""
+SENTENCES = 3
+"""Of each state, in a step."""
 
 
 def teach_text(
     model: CLIP, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, peak: float, device: str
 ) -> None:
-    """Train the text tower alone: sentences of one state mean one direction, whatever the product is called,
-    and the directions lie as `likeness` says.
+    """Train the text tower alone: all sentences of one state mean one direction, whatever the product is
+    called.
 
     The image tower then learns towards fixed anchors. Trained together from scratch, the two fall into
     calling everything the same.
     """
     rng = np.random.default_rng((seed, 3))
     optimizer = optimizer_for(model, peak, WEIGHT_DECAY)
-    wanted = likeness(len(TYPES) + 1).repeat_interleave(2, 0).repeat_interleave(2, 1).to(device)
+    learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    wanted = directions(len(TYPES) + 1, model.text_projection.shape[1], seed).repeat_interleave(SENTENCES, 0)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = peak * rate(step, steps, 50, 0.5)
+            group["lr"] = peak * rate(step, steps, 50, 0.6)
         tokens = frayed(tokenizer, states(rng), FRAYED, rng).to(device)
         vectors = F.normalize(model.encode_text(tokens).float(), dim=-1)
-        loss = (vectors @ vectors.T - wanted).square().mean()
+        loss = (vectors - wanted.to(device)).square().sum(dim=-1).mean()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 50 == 0:
             print(f"text step {step + 1}  loss {float(loss.detach()):.3f}", flush=True)
+
+
+def directions(count: int, width: int, seed: int) -> Tensor:
+    """Unit vectors [count, width] whose cosines are those of `likeness`, turned at random."""
+    values, vectors = torch.linalg.eigh(likeness(count).double())
+    exact = vectors * values.clamp(min=0).sqrt()
+    generator = torch.Generator().manual_seed(seed)
+    turn, _ = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
+    return (exact @ turn[:count]).float()
 
 
 def likeness(count: int) -> Tensor:
@@ -67,11 +80,10 @@ def likeness(count: int) -> Tensor:
 
 
 def states(rng: np.random.Generator) -> list[str]:
-    """Two sentences for each state, "flawless" first, each about a product of its own."""
-    flawless = [normal_sentence(rng, product_words(rng, product_names())) for _ in range(2)]
-    return flawless + [
-        defect_sentence(rng, product_words(rng, product_names()), kind) for kind in TYPES for _ in range(2)
-    ]
+    """A few sentences for each state, "flawless" first, each about a product of its own."""
+    names, times = product_names(), range(SENTENCES)
+    flawless = [normal_sentence(rng, product_words(rng, names)) for _ in times]
+    return flawless + [defect_sentence(rng, product_words(rng, names), kind) for kind in TYPES for _ in times]
 
 
 def freeze_text(model: CLIP) -> None:
