@@ -24,7 +24,7 @@ from clipsam.masks import SoftMask
 from clipsam.regions import RegionPrompt
 from clipsam.result import Region
 from clipsam.settings import FusionSettings
-from clipsam.strips import strips
+from clipsam.strips import bounds, strips
 
 __all__ = ["PUBLISHED", "FusionSettings", "find_regions", "fuse", "image_score", "photo_score", "region_peak"]
 
@@ -58,7 +58,11 @@ class _Drawn:
 
 
 def fuse(
-    coarse: NDArray[np.float32], masks: Sequence[SoftMask], settings: FusionSettings | None = None
+    coarse: NDArray[np.float32],
+    masks: Sequence[SoftMask],
+    settings: FusionSettings | None = None,
+    *,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """The anomaly map, float32 [H, W] in [0, 1], of a coarse map and the masks that SAM gave for its regions.
 
@@ -82,13 +86,17 @@ def fuse(
     the confidences of the "region" (a mean; regions overlap by their maximum), by those of the whole
     "photo" (n regions share 1), or by its own "peak" in the photo (the best mask counts as 1 whatever its
     confidence).
+
+    `out`: float32 [H, W] that the map is written to, `coarse` itself if that is not needed any more.
     """
     settings = settings or FusionSettings()
     _check(settings)
     confidences = _confidences(masks, settings)
     divisor = _shared_divisor(masks, confidences, settings, coarse.shape)
-    result = np.array(coarse, dtype=np.float32)
+    result = np.empty(coarse.shape, np.float32) if out is None else out
     for rows in strips(coarse.shape):
+        if result is not coarse:
+            result[rows] = coarse[rows]
         drawn = partial(_regions, masks, confidences, divisor, settings, rows)
         _fuse(result[rows], drawn, settings)
     return result
@@ -167,10 +175,15 @@ def find_regions(
     """
     settings = settings or FusionSettings()
     mask = anomaly >= threshold
-    labels, _ = ndimage.label(mask, structure=np.ones((3, 3), dtype=bool))
+    left, top, right, bottom = bounds(mask) or (0, 0, 1, 1)  # labels take four bytes a pixel
+    labels, _ = ndimage.label(mask[top:bottom, left:right], structure=np.ones((3, 3), dtype=bool))
     regions = []
-    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
-        crop = labels[rows, columns] == label
+    for label, place in enumerate(ndimage.find_objects(labels), start=1):
+        crop = labels[place] == label
+        rows, columns = (
+            slice(side.start + first, side.stop + first)
+            for side, first in zip(place, (top, left), strict=True)
+        )
         area = int(np.count_nonzero(crop))
         if area < settings.min_area * anomaly.size:
             mask[rows, columns] &= ~crop

@@ -166,8 +166,12 @@ class SamRefiner:
                     )
 
     def _embed(self, pixels: NDArray[np.uint8]) -> _Embedded:
-        images = self._processor.image_processor(
-            images=pixels, input_data_format="channels_last", return_tensors="pt"
+        processor = self._processor.image_processor
+        # Resized here, as a view: the processor would copy the whole photo twice before it does the same.
+        photo = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        photo = processor.resize(photo, processor.size, resample=processor.resample)
+        images = processor(
+            images=photo[0], do_resize=False, input_data_format="channels_first", return_tensors="pt"
         )
         values = images["pixel_values"].to(self.device)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):

@@ -188,9 +188,10 @@ class AnomalySegmenter:
         with clock.stage("fusion"):
             anomaly_map = seen
             if not degraded:
-                fusion = self.preset.fusion  # and no name for the sharpened map: it need not stay
-                anomaly_map = fuse(sharpen(coarse.anomaly, photo.pixels, fusion), masks, fusion)
-                anomaly_map = only(anomaly_map, inside)
+                fusion = self.preset.fusion
+                sharp = sharpen(coarse.anomaly, photo.pixels, fusion)
+                own = None if sharp is coarse.anomaly else sharp  # one map less in memory
+                anomaly_map = only(fuse(sharp, masks, fusion, out=own), inside)
             mask, regions = find_regions(
                 anomaly_map, coarse.types, coarse.defects, self.pixel_threshold, self.preset.fusion
             )

@@ -1,7 +1,8 @@
 """Strips: a large photo is worked on a few rows at a time, so that what is computed on the way stays small.
 
-Input: arrays [H, W, ...] of a photo. Output: slices of rows, and pictures resized strip by strip. A photo of
-ordinary size is one strip, and nothing changes for it. Knows nothing of what is computed.
+Input: arrays [H, W, ...] of a photo. Output: slices of rows, the box around a mask, and pictures resized
+strip by strip. A photo of ordinary size is one strip, and nothing changes for it. Knows nothing of what is
+computed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,18 @@ def strips(shape: tuple[int, ...]) -> Iterator[slice]:
     rows = max(1, PIXELS // max(1, shape[1]))
     for start in range(0, shape[0], rows):
         yield slice(start, min(start + rows, shape[0]))
+
+
+def bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    """The box x0, y0, x1, y1 (the last two exclusive) around all that is set in a mask [H, W]; None where
+    nothing is.
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return None
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    return int(columns[0]), top, int(columns[-1]) + 1, bottom
 
 
 def resized(

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,11 +26,13 @@ from typer.testing import CliRunner, Result
 from clipsam.cli import inspect as verb
 from clipsam.cli._progress import Progress
 from clipsam.errors import RunError, UsageError
+from clipsam.finding import find_photos
 from clipsam.images import Photo
 from clipsam.result import Segmentation
 from clipsam.runs.ahead import map_ahead
 from clipsam.runs.inspection import RunSummary, inspect_photos
 from clipsam.runs.manifest import read_manifest
+from clipsam.runs.photowork import PhotoWork, read
 from clipsam.runs.pictures import read_map
 from clipsam.runs.sitting import Step
 from clipsam.runs.store import read_rows
@@ -210,6 +214,25 @@ def test_models_that_always_fail_end_the_run(photos: Path, tmp_path: Path) -> No
         inspect_photos(stumbling, [photos], tmp_path / "run")
     assert len(stumbling.seen) == 3
     assert read_manifest(tmp_path / "run")["state"] == "interrupted"
+
+
+class TwoMaps(FakeSegmenter):
+    """Keeps a weak hand on the coarse map of its photo."""
+
+    def segment(self, image: Photo) -> Segmentation:
+        result = super().segment(image)
+        coarse = result.anomaly_map / 2
+        self.coarse = weakref.ref(coarse)
+        return replace(result, coarse_map=coarse)
+
+
+def test_the_coarse_map_is_gone_when_pictures_are_made(photos: Path) -> None:
+    """No row or picture shows it: 400 MB of a photo of 100 megapixels."""
+    segmenter = TwoMaps()
+    reading = read(find_photos([photos]).photos[0])
+    result = PhotoWork(segmenter).segment(reading)
+    assert isinstance(result, Segmentation)
+    assert segmenter.coarse() is None
 
 
 class Counting(FakeSegmenter):

@@ -164,6 +164,23 @@ def test_the_photo_is_embedded_once_and_not_at_all_without_prompts(monkeypatch: 
     assert calls == [(1, 3, 64, 64)]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_processor_never_gets_the_whole_of_a_large_photo(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would copy it twice: 600 MB of a photo of 100 megapixels."""
+    refiner = tiny_refiner(family)
+    processor = type(refiner._processor.image_processor)
+    sizes: list[torch.Size] = []
+    process = processor.process_image
+    watched = lambda self, image, **how: sizes.append(image.shape) or process(self, image, **how)  # noqa: E731
+    monkeypatch.setattr(processor, "process_image", watched)
+    pixels, coarse, prompts = scene((500, 700))
+    refiner.refine(pixels, prompts, coarse, ALL)
+    assert len(sizes) == 1
+    assert max(sizes[0]) == 64
+
+
 def test_the_same_photo_gives_the_same_bits() -> None:
     pixels, coarse, prompts = scene((90, 140))
     first, again = (tiny_refiner().refine(pixels, prompts, coarse, ALL) for _ in range(2))

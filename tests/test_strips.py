@@ -20,7 +20,7 @@ from clipsam.result import Region
 from clipsam.runs.overlay import draw_overlay
 from clipsam.runs.pictures import map_to_png
 from clipsam.settings import FusionSettings
-from clipsam.strips import resized, resized_rows, strips
+from clipsam.strips import bounds, resized, resized_rows, strips
 
 SHAPE = (301, 187)
 
@@ -52,6 +52,13 @@ def test_strips_cover_all_rows_once_and_an_ordinary_photo_is_one(monkeypatch: py
     assert [rows.stop for rows in found[:-1]] == [rows.start for rows in found[1:]]
     assert found[-1].stop == 1000
     assert list(strips((5, 10**9))) == [slice(n, n + 1) for n in range(5)]
+
+
+def test_the_box_around_a_mask() -> None:
+    mask = np.zeros((9, 12), bool)
+    assert bounds(mask) is None
+    mask[6, 2] = mask[3, 10] = True
+    assert bounds(mask) == Image.fromarray(mask).getbbox() == (2, 3, 11, 7)
 
 
 @pytest.mark.parametrize("source", [(40, 33), (301, 187), (997, 500)])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy.special import ndtri
 
-from clipsam.strips import strips
+from clipsam.strips import bounds, strips
 
 if TYPE_CHECKING:
     from clipsam.result import Region, Segmentation
@@ -68,8 +68,7 @@ def line_width(size: tuple[int, int]) -> float:
 
 
 def _tint(image: Image.Image, result: Segmentation) -> None:
-    mask = Image.fromarray(result.mask)
-    box = mask.getbbox()
+    box = bounds(result.mask)
     if box is None:
         return
     x0, y0, x1, y1 = box
@@ -92,10 +91,14 @@ def _outline(image: Image.Image, region: Region, width: float) -> None:
     x0, y0 = region.box_xyxy[:2]
     mask = np.pad(region.crop.view(np.uint8), pad)
     mask *= 255
-    soft = Image.fromarray(mask).filter(ImageFilter.GaussianBlur(sigma))
     rim, line = _line_tables(width, sigma)
-    image.paste(_INK, (x0 - pad, y0 - pad), soft.point(rim))
-    image.paste(colour_of(region.score), (x0 - pad, y0 - pad), soft.point(line))
+    for rows in strips(mask.shape):
+        first, last = max(rows.start - pad, 0), min(rows.stop + pad, len(mask))  # the blur reaches less far
+        soft = Image.fromarray(mask[first:last]).filter(ImageFilter.GaussianBlur(sigma))
+        soft = soft.crop((0, rows.start - first, soft.width, rows.stop - first))
+        place = x0 - pad, y0 - pad + rows.start
+        image.paste(_INK, place, soft.point(rim))
+        image.paste(colour_of(region.score), place, soft.point(line))
 
 
 @lru_cache(maxsize=32)

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -110,7 +110,8 @@ class PhotoWork:
         try:
             result = self._segmenter.segment(reading.photo)
             self._failures = 0
-            return result
+            # Nothing that a run keeps shows the coarse map: a large photo's need not stay in memory.
+            return replace(result, coarse_map=result.anomaly_map)
         except PhotoError as error:
             return error_row(reading.path, reading.sha256, error.kind, str(error))
         except Exception as error:

@@ -70,7 +70,7 @@ def encoded_pictures(
     """The pictures of one photo, one after the other: kind (mask, map, overlay), file relative to the run
     folder, its bytes. `pixels` uint8 [H, W, 3].
     """
-    mask = Image.fromarray(result.mask.astype(np.uint8) * 255)
+    mask = Image.fromarray(result.mask.view(np.uint8) * np.uint8(255))
     yield "mask", f"masks/{name}.png", _encoded(mask, "PNG", compress_level=1)
     if options.maps == "png16":
         yield "map", f"maps/{name}.png", map_to_png(result.anomaly_map)
@@ -96,6 +96,7 @@ def save_pictures(folder: Path, name: str, pictures: Iterable[tuple[str, str, by
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_bytes(data)
             files[kind] = file
+            del data  # before the next is made
     except OSError as error:
         raise RunError(f"{folder}: the pictures of {name} cannot be written: {error}") from error
     return files
