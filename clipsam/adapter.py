@@ -22,7 +22,15 @@ from torch import Tensor
 
 from clipsam.errors import WeightsError
 from clipsam.hashes import file_sha256
-from clipsam.heatmap import TextTargets, enlarge, mean_scales, see, text_targets
+from clipsam.heatmap import (
+    TextTargets,
+    compare,
+    enlarge,
+    mean_scales,
+    see,
+    soft_maximum,
+    text_targets,
+)
 from clipsam.umci import Umci, UmciSettings, anomaly_logits
 
 if TYPE_CHECKING:
@@ -32,7 +40,11 @@ if TYPE_CHECKING:
     from clipsam.prompts import PromptEnsemble
     from clipsam.settings import HeatmapSettings
 
-FORMAT = "clipsam-umci-1"
+FORMAT = "clipsam-umci-2"
+READABLE = (FORMAT, "clipsam-umci-1")  # the first had no text map to start from
+OF_THE_TEXT_MAP = (
+    "attention", "attention_blocks", "layers", "layer_merge", "windows", "temperature", "sharpness"
+)  # fmt: skip
 KEY = "clipsam"  # of the card in the file's metadata
 
 
@@ -45,11 +57,17 @@ class Bond:
     prompts: str
     prompt_hash: str
     sizes: tuple[int, ...]
+    text_map: dict[str, Any] | None = None  # how it is made, where training started from it
 
     @classmethod
-    def of(cls, clip: ClipEncoder, prompts: PromptEnsemble, heatmap: HeatmapSettings) -> Bond:
-        """The bond to an encoder, an ensemble, and the scales at which photos are seen."""
-        return cls(clip.name, clip.weights_hash, prompts.name, prompts.hash(), tuple(heatmap.sizes))
+    def of(
+        cls, clip: ClipEncoder, prompts: PromptEnsemble, heatmap: HeatmapSettings, settings: UmciSettings
+    ) -> Bond:
+        """The bond to an encoder, an ensemble, the scales at which photos are seen, and their text map if it
+        is read.
+        """
+        made = text_map_of(heatmap) if settings.prior else None
+        return cls(clip.name, clip.weights_hash, prompts.name, prompts.hash(), tuple(heatmap.sizes), made)
 
     def differences(self, other: Bond) -> list[str]:
         """In words, what `other` has that this one was not trained with."""
@@ -62,6 +80,10 @@ class Bond:
             found.append(f"the prompts '{self.prompts}', not '{other.prompts}'{same}")
         if self.sizes != other.sizes:
             found.append(f"photos at {_listed(self.sizes)} px, not at {_listed(other.sizes)} px")
+        given = other.text_map or {}
+        for name, value in (self.text_map or {}).items():
+            if value != (now := given.get(name)):
+                found.append(f"a text map of {name} = {value!r}, not {now!r}")
         return found
 
 
@@ -90,7 +112,7 @@ class Adapter:
         self.clip, self.prompts, self.heatmap = clip, prompts, heatmap
         self.levels, self.offset, self.card, self.sha256 = levels, offset, card or {}, sha256
         self.named = self.card.get("training", {}).get("named", True)  # whether it was told products
-        self._texts: dict[str, Tensor] = {}
+        self.words = WordMaps(clip, prompts, heatmap)
 
     @classmethod
     def load(
@@ -100,16 +122,14 @@ class Adapter:
         path = Path(path)
         card, state = _read(path)
         bond = Bond(**{**card["bond"], "sizes": tuple(card["bond"]["sizes"])})
-        if differences := bond.differences(Bond.of(clip, prompts, heatmap)):
+        settings = _settings(card)
+        if differences := bond.differences(Bond.of(clip, prompts, heatmap, settings)):
             raise WeightsError(
                 f"{path} was trained with {', and with '.join(differences)}; use it with what it was trained "
                 "with, or train another with: clipsam train umci"
             )
-        given: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in card["settings"].items()
-        }
-        settings = UmciSettings(**given)
-        network = Umci(settings, len(card["levels"]), clip.tower.width, clip.dim)
+        types = len(prompts.defects) if settings.prior else 0
+        network = Umci(settings, len(card["levels"]), clip.tower.width, clip.dim, types)
         network.load_state_dict(state)
         return cls(
             network, clip, prompts, heatmap, levels=tuple(card["levels"]), offset=card["offset"], card=card,
@@ -122,14 +142,12 @@ class Adapter:
 
         Scales, tiles and smoothing are those of the text map.
         """
-        product = product if self.named else "object"
-        if product not in self._texts:
-            self._texts[product] = contrast(text_targets(self.clip, self.prompts.sentences(product)))
-        text = self._texts[product]
+        text = contrast(self.words.targets(product if self.named else "object"))
 
         def look(crops: Tensor) -> tuple[Tensor, None]:
-            levels = self.clip.encode_levels(crops, self.levels)
-            return anomaly_logits(self.network(levels, text.expand(len(crops), 2, -1)))[None], None
+            levels = self.clip.encode_levels(crops, self.levels) if self.levels else None
+            words = self.words(crops, product) if self.network.settings.prior else None
+            return anomaly_logits(self.network(levels, text.expand(len(crops), 2, -1), words))[None], None
 
         patch = self.clip.patch_size
         scales = [see(pixels, size, patch, self.heatmap, 1, look).patches for size in self.heatmap.sizes]
@@ -144,6 +162,35 @@ class Adapter:
             "training": self.card.get("training"),
             "data": self.card.get("data"),
         }
+
+
+class WordMaps:
+    """The text map's logits of pictures: all types together, then each of them; `channels` in all. `identity`
+    says what decides them.
+    """
+
+    def __init__(self, clip: ClipEncoder, prompts: PromptEnsemble, heatmap: HeatmapSettings) -> None:
+        self.clip, self.prompts, self.heatmap = clip, prompts, heatmap
+        self.channels = 1 + len(prompts.defects)
+        self.identity = {"prompts": prompts.hash(), **text_map_of(heatmap)}
+        self._targets: dict[str, TextTargets] = {}
+
+    def targets(self, product: str) -> TextTargets:
+        """What patches of that product are compared with."""
+        if product not in self._targets:
+            self._targets[product] = text_targets(self.clip, self.prompts.sentences(product))
+        return self._targets[product]
+
+    def __call__(self, pixels: Tensor, product: str) -> Tensor:
+        """Pixels [b, 3, H, W] in [0, 1] -> logits [b, 1 + k, h, w]."""
+        types, _ = compare(pixels, self.clip, self.targets(product), self.heatmap, scored=False)
+        return torch.cat([soft_maximum(types, self.heatmap.sharpness)[None], types]).movedim(0, 1)
+
+
+def text_map_of(heatmap: HeatmapSettings) -> dict[str, Any]:
+    """The settings that decide the text map's logits, as a JSON file gives them back."""
+    found = {name: getattr(heatmap, name) for name in OF_THE_TEXT_MAP}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 def contrast(targets: TextTargets) -> Tensor:
@@ -174,6 +221,12 @@ def save_adapter(
     return card
 
 
+def _settings(card: dict[str, Any]) -> UmciSettings:
+    """Those of the file's network; what it does not know was not there when it was written."""
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["settings"].items()}
+    return UmciSettings(**given)
+
+
 def read_card(path: str | Path) -> dict[str, Any]:
     """What an adapter's file says of itself: bond, settings, training, data. `WeightsError` if it is none."""
     return _read(Path(path))[0]
@@ -189,7 +242,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise WeightsError(
             f"{path} cannot be read as an adapter ({error}); expected a file of clipsam train umci"
         ) from error
-    if card.get("format") != FORMAT:
+    if card.get("format") not in READABLE:
         raise WeightsError(
             f"{path} is no adapter of this version (format {card.get('format')!r}); expected {FORMAT}, "
             "a file of clipsam train umci"

@@ -111,9 +111,7 @@ def coarse_map(
     settings = settings or HeatmapSettings()
 
     def look(crops: Tensor) -> tuple[Tensor, Tensor | None]:
-        if settings.attention == "windows":
-            return _compare_windows(crops, encoder, targets, settings)
-        return _compare_patches(crops, encoder, targets, settings, scored)
+        return compare(crops, encoder, targets, settings, scored=scored)
 
     patch, types = encoder.patch_size, len(targets.defects)
     scales = [see(pixels, size, patch, settings, types, look) for size in settings.sizes]
@@ -169,12 +167,21 @@ def see(
     return Scale(blend.mean(), whole)
 
 
-def _compare_patches(
-    crops: Tensor, encoder: ClipEncoder, targets: TextTargets, settings: HeatmapSettings, scored: bool
+def compare(
+    crops: Tensor, encoder: ClipEncoder, targets: TextTargets, settings: HeatmapSettings, *, scored: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Crops [b, 3, H, W] in [0, 1] -> logits of every patch [k, b, h, w] and, if `scored`, of each whole crop
     [k, b].
     """
+    if settings.attention == "windows":
+        return _compare_windows(crops, encoder, targets, settings)
+    return _compare_patches(crops, encoder, targets, settings, scored)
+
+
+def _compare_patches(
+    crops: Tensor, encoder: ClipEncoder, targets: TextTargets, settings: HeatmapSettings, scored: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The same by each patch's own feature."""
     features = encoder.encode_pixels(
         crops, settings.attention, blocks=settings.attention_blocks, layers=settings.layers, pooled=scored
     )

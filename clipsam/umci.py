@@ -38,6 +38,11 @@ class UmciSettings:
     """Whether what the sentences answer is added to what asked (else it takes its place). Left open."""
     hidden: int = 128
     """Hidden channels of the last MLP. Left open."""
+    prior: bool = False
+    """Whether training starts from the frozen text map: its logits are added to those of the stages, whose
+    last layers begin at zero, and a stage of its own reads them, type by type. Left open."""
+    tokens: bool = True
+    """Whether tokens of the tower's blocks are read at all; without them the text map alone is. Left open."""
 
     def __post_init__(self) -> None:
         _expect(list(self.blocks) == sorted(set(self.blocks)), "blocks", self.blocks, "block numbers, rising")
@@ -45,9 +50,12 @@ class UmciSettings:
         _expect(self.heads > 0 and self.width % self.heads == 0, "heads", self.heads, "a divisor of width")
         _expect(self.strip_kernel % 2 == 1, "strip_kernel", self.strip_kernel, "an odd number")
         _expect(all(scale > 1 for scale in self.scales), "scales", self.scales, "kernels above 1")
+        _expect(self.tokens or self.prior, "tokens", self.tokens, "true, or prior = true")
 
     def levels(self, depth: int) -> tuple[int, ...]:
         """The blocks for a tower of that depth."""
+        if not self.tokens:
+            return ()
         if self.blocks:
             return self.blocks
         if depth < 8:
@@ -61,17 +69,42 @@ def _expect(fits: bool, name: str, value: object, expected: str) -> None:
 
 
 class Umci(nn.Module):
-    """One stage per level. `channels` c of the tower's tokens, `dim` d of the text embeddings."""
+    """One stage per level, and one for the text map where training starts from it.
 
-    def __init__(self, settings: UmciSettings, levels: int, channels: int, dim: int) -> None:
+    `channels` c of the tower's tokens, `dim` d of the text embeddings, `types` k of the text map.
+    """
+
+    def __init__(self, settings: UmciSettings, levels: int, channels: int, dim: int, types: int = 0) -> None:
         super().__init__()
-        self.settings, self.channels, self.dim = settings, channels, dim
+        self.settings, self.channels, self.dim, self.types = settings, channels, dim, types
         self.stages = nn.ModuleList(Stage(settings, channels, dim) for _ in range(levels))
+        self.words = WordStage(settings, types) if settings.prior else None
+        if self.words is not None:
+            for stage in (*self.stages, self.words):
+                nn.init.zeros_(stage.mlp[-1].weight)
+                nn.init.zeros_(stage.mlp[-1].bias)
 
-    def forward(self, levels: Tensor, text: Tensor) -> Tensor:
-        """Levels [b, s, h, w, c] and text [b, 2, d] (normal, abnormal) -> logits [b, s, 2, h, w]."""
-        parts = zip(self.stages, levels.unbind(dim=1), strict=True)
-        return torch.stack([stage(tokens, text) for stage, tokens in parts], dim=1)
+    def forward(self, levels: Tensor | None, text: Tensor, words: Tensor | None = None) -> Tensor:
+        """Levels [b, s, h, w, c] and text [b, 2, d] (normal, abnormal) -> logits [b, s, 2, h, w].
+
+        With `settings.prior` also the logits of the text map [b, 1 + k, h, w], all types together first: then
+        s + 2 stages come out, that map as it is last, so that the sum over stages starts from it.
+        """
+        inputs = () if levels is None else levels.unbind(dim=1)
+        parts = zip(self.stages, inputs, strict=True)
+        found = [stage(normalised(tokens), text) for stage, tokens in parts]
+        if self.words is not None:
+            assert words is not None  # whoever trained from the text map has it
+            found += [self.words(words), self.words.start(words)]
+        return torch.stack(found, dim=1)
+
+
+def normalised(tokens: Tensor) -> Tensor:
+    """Tokens [b, h, w, c] -> [b, c, h, w], each with mean 0 and variance 1 (left open by the paper).
+
+    They come out of a block as they are, with a few channels far larger than the others.
+    """
+    return F.layer_norm(tokens, tokens.shape[-1:]).movedim(-1, 1)
 
 
 def anomaly_logits(stages: Tensor) -> Tensor:
@@ -97,15 +130,48 @@ class Stage(nn.Module):
             nn.Conv2d(width, settings.hidden, 1), nn.GELU(), nn.Conv2d(settings.hidden, 2, 1)
         )
 
-    def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
-        """Tokens [b, h, w, c] -> logits [b, 2, h, w].
-
-        Tokens come unnormalised out of a block, with a few channels far larger than the others; each is first
-        given mean 0 and variance 1 (left open by the paper).
-        """
-        start = self.reduce(F.layer_norm(tokens, tokens.shape[-1:]).movedim(-1, 1))
+    def forward(self, level: Tensor, text: Tensor) -> Tensor:
+        """A level [b, c, h, w], its channels of the order of 1 -> logits [b, 2, h, w]."""
+        start = self.reduce(level)
         paths = torch.cat([self.strips(start, text), self.scales(start, text)], dim=1)
         return self.mlp(self.join(paths) + start)
+
+
+class WordStage(nn.Module):
+    """The stage of the text map: what it says at a place, along its row and column, around it at several
+    scales, and in the photo as a whole. Sentences have spoken already, so there is nothing left to ask.
+    """
+
+    def __init__(self, settings: UmciSettings, types: int) -> None:
+        super().__init__()
+        self.kernels = [scale | 1 for scale in settings.scales]  # centred, so odd
+        channels, hidden = types + 7 + len(self.kernels), settings.hidden
+        self.mlp = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1), nn.GELU(), nn.Conv2d(hidden, hidden, 1), nn.GELU(),
+            nn.Conv2d(hidden, 2, 1),
+        )  # fmt: skip
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Logits [b, 1 + k, h, w], all types together first -> logits [b, 2, h, w]."""
+        return self.mlp(self.described(words))
+
+    def start(self, words: Tensor) -> Tensor:
+        """The text map itself as logits of {normal, abnormal} [b, 2, h, w], its steepness learned, from 1."""
+        return F.pad(words[:, :1] * self.gain.exp(), (0, 0, 0, 0, 1, 0))
+
+    def described(self, words: Tensor) -> Tensor:
+        """[b, 1 + k, h, w] -> [b, k + 7 + scales, h, w], of the order of 1."""
+        whole = words[:, :1]
+        centred = whole - whole.mean(dim=(2, 3), keepdim=True)
+        spread = centred.square().mean(dim=(2, 3), keepdim=True).sqrt() + 0.1
+        near = [F.max_pool2d(whole, 3, 1, 1), -F.max_pool2d(-whole, 3, 1, 1)]
+        around = [F.avg_pool2d(whole, side, 1, side // 2, count_include_pad=False) for side in self.kernels]
+        strips = [whole.mean(dim=axis, keepdim=True).expand_as(whole) for axis in (2, 3)]
+        highest = whole.amax(dim=(2, 3), keepdim=True).expand_as(whole)
+        return torch.cat(
+            [words / 4, centred / spread / 2, *(x / 4 for x in (highest, *near, *around, *strips))], 1
+        )
 
 
 class StripPath(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_clip import save_tiny_clip, tiny_encoder
 from tiny_dataset import draw_category
 from typer.testing import CliRunner
@@ -48,7 +48,7 @@ def write(path: Path, encoder: Any, prompts: PromptEnsemble, **options: Any) -> 
     torch.manual_seed(0)
     network = Umci(SETTINGS, len(LEVELS), encoder.tower.width, encoder.dim)
     data = options.pop("data", {"kind": "rendered", "pictures": 3})
-    bond = options.pop("bond", Bond.of(encoder, prompts, HEATMAP))
+    bond = options.pop("bond", Bond.of(encoder, prompts, HEATMAP, SETTINGS))
     training = options.pop("training", {"seed": 1})
     save_adapter(path, network, bond, levels=LEVELS, offset=0.5, training=training, data=data, **options)
     return path
@@ -135,6 +135,18 @@ def test_what_is_no_adapter_is_refused(encoder, prompts, tmp_path):
     save_file({"weight": torch.zeros(1)}, path)
     with pytest.raises(WeightsError, match="no adapter of this version"):
         Adapter.load(path, encoder, prompts, HEATMAP)
+
+
+def test_files_of_before_there_was_a_text_map_to_start_from_still_load(file, encoder, prompts, tmp_path):
+    card = read_card(file)
+    card["format"] = "clipsam-umci-1"
+    for name in ("prior", "tokens"):
+        del card["settings"][name]
+    del card["bond"]["text_map"]
+    old = tmp_path / "old.safetensors"
+    save_file(load_file(file), old, {"clipsam": json.dumps(card)})
+    expected = Adapter.load(file, encoder, prompts, HEATMAP).map(PHOTO, "bottle")
+    np.testing.assert_array_equal(Adapter.load(old, encoder, prompts, HEATMAP).map(PHOTO, "bottle"), expected)
 
 
 def test_the_card_says_what_it_is(file, encoder, prompts):

@@ -66,6 +66,68 @@ def test_levels_have_stages_of_their_own():
     assert not torch.allclose(same[:, 0], same[:, 1])
 
 
+# --- from the text map on
+
+PRIOR = replace(SMALL, prior=True)
+KINDS = 4
+
+
+def from_the_text_map(settings: UmciSettings = PRIOR, levels: int = 2) -> Umci:
+    torch.manual_seed(0)
+    return Umci(settings, levels, CHANNELS, DIM, KINDS).eval()
+
+
+def stirred(net: Umci) -> Umci:
+    """The same with last layers that say something, as after training."""
+    for stage in (*net.stages, net.words):
+        nn.init.normal_(stage.mlp[-1].weight)
+    return net
+
+
+@torch.no_grad()
+def test_untrained_it_is_the_text_map():
+    levels, text, words = noise(2, 2, 5, 6, CHANNELS), noise(2, 2, DIM), noise(2, 1 + KINDS, 5, 6, seed=2)
+    stages = from_the_text_map()(levels, text, words)
+    assert stages.shape == (2, 4, 2, 5, 6)
+    torch.testing.assert_close(anomaly_logits(stages), words[:, 0])
+    assert not torch.allclose(anomaly_logits(stirred(from_the_text_map())(levels, text, words)), words[:, 0])
+
+
+@torch.no_grad()
+def test_without_tokens_the_text_map_is_all_it_reads():
+    net = stirred(from_the_text_map(replace(PRIOR, tokens=False), levels=0))
+    words = noise(2, 1 + KINDS, 5, 6)
+    found = net(None, noise(2, 2, DIM), words)
+    assert found.shape == (2, 2, 2, 5, 6)
+    torch.testing.assert_close(net(None, noise(2, 2, DIM, seed=3), words), found)
+    for channel in range(1 + KINDS):
+        changed = words.clone()
+        changed[:, channel, 2, 2] += 1
+        assert not torch.allclose(net(None, noise(2, 2, DIM), changed), found)
+
+
+@torch.no_grad()
+def test_what_is_told_of_the_text_map_by_hand():
+    stage = from_the_text_map(replace(PRIOR, scales=(2, 5))).words
+    words = noise(1, 1 + KINDS, 7, 9)
+    whole, told = words[0, 0], stage.described(words)[0]
+    assert len(told) == KINDS + 7 + 2
+    torch.testing.assert_close(told[: 1 + KINDS], words[0] / 4)
+    y, x = 3, 4
+    expected = [
+        (whole[y, x] - whole.mean()) / (whole.std(correction=0) + 0.1) / 2,
+        whole.max() / 4,
+        whole[2:5, 3:6].max() / 4,
+        whole[2:5, 3:6].min() / 4,
+        whole[2:5, 3:6].mean() / 4,
+        whole[1:6, 2:7].mean() / 4,
+        whole[:, x].mean() / 4,
+        whole[y].mean() / 4,
+    ]
+    torch.testing.assert_close(told[1 + KINDS :, y, x], torch.stack(expected))
+    torch.testing.assert_close(told[1 + KINDS + 4, 0, 0], whole[:2, :2].mean() / 4)  # no padding in means
+
+
 @torch.no_grad()
 def test_the_map_is_the_softmax_of_the_sum_over_stages():
     stages = noise(2, 3, 2, 4, 5)
@@ -144,6 +206,7 @@ def test_squares_stay_over_their_own_patches():
 def test_levels_by_default(depth, blocks):
     assert UmciSettings().levels(depth) == blocks
     assert UmciSettings(blocks=(2, 5)).levels(depth) == (2, 5)
+    assert UmciSettings(prior=True, tokens=False).levels(depth) == ()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +228,7 @@ def test_every_field_changes_the_network(change):
         ({"heads": 3}, "divisor"),
         ({"strip_kernel": 4}, "odd"),
         ({"scales": (1,)}, "above 1"),
+        ({"tokens": False}, "prior = true"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change, said):

@@ -15,19 +15,20 @@ from sklearn.metrics import average_precision_score
 from tiny_clip import tiny_encoder
 from tiny_dataset import draw_category
 
-from clipsam.adapter import Adapter, Bond, read_card
+from clipsam.adapter import Adapter, Bond, WordMaps, contrast, read_card
 from clipsam.datasets import open_dataset
-from clipsam.errors import PromptError, RunError, UsageError
+from clipsam.errors import PromptError, RunError, UsageError, WeightsError
+from clipsam.heatmap import coarse_map, compare, soft_maximum, text_targets
 from clipsam.nano import training
 from clipsam.prompts import load_prompts
 from clipsam.protocol import EvalProtocol, load_protocol
 from clipsam.settings import HeatmapSettings
-from clipsam.umci import UmciSettings
+from clipsam.umci import Umci, UmciSettings
 from clipsam.umci_training import features as features_module
 from clipsam.umci_training.config import UmciConfig, UmciTraining, read_config
 from clipsam.umci_training.features import Features, _shares
 from clipsam.umci_training.pictures import DatasetPictures, Picture, RenderedPictures
-from clipsam.umci_training.train import dice_loss, focal_loss, held_out, train_umci
+from clipsam.umci_training.train import balanced_loss, dice_loss, focal_loss, held_out, train_umci
 
 SETTINGS = UmciSettings(width=8, hidden=8, scales=(2,))
 CONFIG = UmciTraining(epochs=2, batch=3, peak=3e-3, holdout=0.25, checkpoint_every=1, stride=8)
@@ -79,8 +80,8 @@ def trained(encoder: Any, folder: Path, config: UmciTraining = CONFIG, **options
     threshold = options.pop("threshold", 0.5)
     features = features_of(encoder, folder / "features", **({"stride": config.stride} | options))
     card = train_umci(
-        encoder, PROMPTS, features, settings=settings, config=config, bond=Bond.of(encoder, PROMPTS, HEATMAP),
-        threshold=threshold, out=folder / "a.safetensors",
+        encoder, PROMPTS, features, settings=settings, config=config, threshold=threshold,
+        bond=Bond.of(encoder, PROMPTS, HEATMAP, settings), out=folder / "a.safetensors",
     )  # fmt: skip
     return {"card": card, "weights": load_file(folder / "a.safetensors")}
 
@@ -128,7 +129,7 @@ def test_a_finished_training_is_not_done_again(encoder, reference, tmp_path, mon
 CHANGES = {
     "epochs": 3, "batch": 2, "peak": 1e-3, "warmup": 4, "fall": 0.5, "weight_decay": 0.5, "averaging": 0.9,
     "largest_gradient": 0.01, "gamma": 0.0, "stride": 4, "covered": 0.9, "holdout": 0.5, "seed": 2,
-    "named": False,
+    "named": False, "balance": 0.02,
 }  # fmt: skip
 ELSEWHERE = {"pictures", "cache_gb", "checkpoint_every"}  # tested by what they do
 
@@ -194,8 +195,7 @@ def test_it_learns_and_the_offset_puts_the_best_cut_at_the_threshold(encoder, tm
 
 
 def adapter_text(adapter: Adapter, product: str) -> torch.Tensor:
-    adapter.map(np.zeros((40, 40, 3), np.uint8), product)
-    return adapter._texts[product]
+    return contrast(adapter.words.targets(product))
 
 
 # --- losses
@@ -207,6 +207,17 @@ def test_focal_loss_by_hand():
     expected = (0.1**2 * -np.log(0.9) + 0.6**2 * -np.log(0.4)) / 2
     assert float(focal_loss(maps, truth, 2.0)) == pytest.approx(expected)
     assert float(focal_loss(maps, truth, 0.0)) == pytest.approx((-np.log(0.9) - np.log(0.4)) / 2)
+
+
+def test_balanced_loss_by_hand():
+    """One of four cells is defective: it weighs 0.1, each other one a quarter."""
+    maps = torch.tensor([[[0.9, 0.4], [0.8, 0.7]], [[0.1, 0.6], [0.2, 0.3]]])
+    defective = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    truth = torch.stack([1 - defective, defective])
+    expected = -(np.log(0.9) + np.log(0.8) + np.log(0.7)) / 4 - 0.1 * np.log(0.6)
+    assert float(balanced_loss(maps.log(), truth, 0.1)) == pytest.approx(expected)
+    good = torch.stack([torch.ones(2, 2), torch.zeros(2, 2)])
+    assert float(balanced_loss(maps.log(), good, 0.1)) == pytest.approx(-float(maps[0].log().mean()))
 
 
 def test_dice_loss_by_hand():
@@ -229,9 +240,9 @@ def test_what_does_not_fit_is_encoded_again_with_the_same_result(encoder, refere
     stored = sum(path.stat().st_size for path in limited.folder.glob("levels-*.npy"))
     assert 5 * size < stored < 5 * size + 1000
     part.asked.clear()
-    limited.levels_of(4, 32)
+    limited.seen(4, 32)
     assert part.asked == []
-    limited.levels_of(5, 32)
+    limited.seen(5, 32)
     assert part.asked == [5]
     assert same(reference, trained(encoder, tmp_path / "none", limit=0))
 
@@ -253,7 +264,7 @@ def test_a_cache_that_was_interrupted_goes_on(encoder, tmp_path, monkeypatch):
     assert pictures.asked == [0, 1, 2, 3, 4, *range(4, 12)]
     for index in range(12):
         for size in HEATMAP.sizes:
-            assert torch.equal(whole.levels_of(index, size), again.levels_of(index, size))
+            assert torch.equal(whole.seen(index, size).levels, again.seen(index, size).levels)
             assert torch.equal(whole.shares_of(index, size), again.shares_of(index, size))
     assert whole.products == again.products
     pictures.asked.clear()
@@ -264,7 +275,7 @@ def test_a_cache_that_was_interrupted_goes_on(encoder, tmp_path, monkeypatch):
 def test_a_cache_of_another_limit_is_made_anew(encoder, tmp_path):
     features_of(encoder, tmp_path, limit=0)
     grown = features_of(encoder, tmp_path)
-    assert grown.levels_of(3, 32).abs().sum() > 0
+    assert grown.seen(3, 32).levels.abs().sum() > 0
 
 
 def test_other_pictures_levels_and_towers_have_caches_of_their_own(encoder, tmp_path):
@@ -295,17 +306,81 @@ def test_levels_are_those_of_the_tower(encoder, tmp_path):
     pixels = features_module.resize(Squares()[7].pixels, (48, 48))[None].float() / 255
     expected = encoder.encode_levels(pixels, (1, 2, 3, 4))[0]
     expected = (expected - expected.mean(-1, keepdim=True)) / expected.std(-1, correction=0, keepdim=True)
-    torch.testing.assert_close(features.levels_of(7, 48).float(), expected, atol=5e-3, rtol=5e-3)
+    torch.testing.assert_close(features.seen(7, 48).levels.float(), expected, atol=5e-3, rtol=5e-3)
+
+
+class Oblongs(Squares):
+    """The same, every second twice as wide as high."""
+
+    def __getitem__(self, index: int) -> Picture:
+        picture = super().__getitem__(index)
+        half = slice(None, None, 1 + index % 2)
+        return replace(picture, pixels=picture.pixels[half], mask=picture.mask[half])
+
+
+def test_photos_keep_their_aspect_unless_squares_are_wanted(encoder, tmp_path):
+    pictures = Oblongs()
+    kept = features_of(encoder, tmp_path, pictures, square=False)
+    assert (kept.shape_of(0, 48), kept.shape_of(1, 48)) == ((6, 6), (3, 6))
+    pixels = features_module.resize(pictures[1].pixels, (24, 48))[None].float() / 255
+    expected = torch.nn.functional.layer_norm(
+        encoder.encode_levels(pixels, (1, 2, 3, 4)), (encoder.tower.width,)
+    )
+    torch.testing.assert_close(kept.seen(1, 48).levels[None].float(), expected, atol=5e-3, rtol=5e-3)
+    assert kept.shares_of(1, 48).shape == (3, 6)
+    assert kept.shares_of(1, 48).max() == 1
+    squares = features_of(encoder, tmp_path, pictures)
+    assert squares.shape_of(1, 48) == (6, 6)
+    assert squares.folder != kept.folder
+
+
+def test_text_maps_are_kept_too(encoder, tmp_path):
+    words = WordMaps(encoder, PROMPTS, HEATMAP)
+    features = features_of(encoder, tmp_path, levels=(), words=words)
+    pixels = features_module.resize(Squares()[7].pixels, (48, 48))[None].float() / 255
+    targets = text_targets(encoder, PROMPTS.sentences("lid"))
+    types, _ = compare(pixels, encoder, targets, HEATMAP, scored=False)
+    expected = torch.cat([soft_maximum(types, HEATMAP.sharpness)[0][None], types[:, 0]])
+    seen = features.seen(7, 48)
+    assert seen.levels is None
+    torch.testing.assert_close(seen.words.float(), expected, atol=5e-3, rtol=5e-3)
+    limited = features_of(encoder, tmp_path / "none", levels=(), words=words, limit=0)
+    assert torch.equal(limited.seen(7, 48).words, seen.words)
+    other = WordMaps(encoder, PROMPTS, replace(HEATMAP, temperature=0.1))
+    assert features_of(encoder, tmp_path, levels=(), words=other).folder != features.folder
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_from_the_text_map_on(encoder, tmp_path, tokens):
+    """Killed or not the same; untrained exactly the text map; with photos of several shapes."""
+    settings = replace(SETTINGS, prior=True, tokens=tokens)
+    options: dict[str, Any] = {
+        "settings": settings, "words": WordMaps(encoder, PROMPTS, HEATMAP), "pictures": Oblongs(),
+        "levels": (1, 4) if tokens else (), "square": False,
+    }  # fmt: skip
+    one = trained(encoder, tmp_path / "a", **options)
+    assert same(one, trained(encoder, tmp_path / "b", **options))
+    adapter = Adapter.load(tmp_path / "a/a.safetensors", encoder, PROMPTS, HEATMAP)
+    photo = Oblongs()[1].pixels
+    learned = adapter.map(photo, "lid")
+    fresh = Umci(settings, len(options["levels"]), encoder.tower.width, encoder.dim, len(PROMPTS.defects))
+    single = replace(HEATMAP, sizes=(48,))  # of several scales, soft maxima are joined, not types
+    plain = Adapter(fresh, encoder, PROMPTS, single, levels=options["levels"]).map(photo, "lid")
+    expected = coarse_map(photo, encoder, text_targets(encoder, PROMPTS.sentences("lid")), single)
+    np.testing.assert_allclose(plain, expected.anomaly, atol=1e-6)
+    assert not np.allclose(learned, plain, atol=1e-3)
+    with pytest.raises(WeightsError, match=r"a text map of temperature = 0.07, not 0.1"):
+        Adapter.load(tmp_path / "a/a.safetensors", encoder, PROMPTS, replace(HEATMAP, temperature=0.1))
 
 
 def test_shares_of_a_mask():
     mask = np.zeros((8, 8), bool)
     mask[:4, :2] = True
     picture = Picture(np.zeros((8, 8, 3), np.uint8), mask, "plate")
-    assert _shares(picture, 4)[:, :2].tolist() == [[255, 0], [255, 0], [0, 0], [0, 0]]
+    assert _shares(picture, (4, 4))[:, :2].tolist() == [[255, 0], [255, 0], [0, 0], [0, 0]]
     tiny = replace(picture, mask=np.eye(8, dtype=bool) & (np.arange(8) == 3))
-    assert _shares(tiny, 2).tolist() == [[255, 0], [0, 0]]  # a sixteenth of a cell, yet not lost
-    assert not _shares(replace(picture, mask=np.zeros((8, 8), bool)), 4).any()
+    assert _shares(tiny, (2, 2)).tolist() == [[255, 0], [0, 0]]  # a sixteenth of a cell, yet not lost
+    assert not _shares(replace(picture, mask=np.zeros((8, 8), bool)), (4, 4)).any()
 
 
 def test_sizes_of_their_own_are_refused(encoder, tmp_path):
@@ -408,7 +483,7 @@ def test_average_precision_is_sklearns(encoder, reference, tmp_path):
         text = adapter_text(adapter, features.products[index])[None]
         maps = []
         for size in HEATMAP.sizes:
-            stages = adapter.network(features.levels_of(index, size)[None].float(), text).sum(dim=1)
+            stages = adapter.network(features.seen(index, size).levels[None].float(), text).sum(dim=1)
             maps.append((stages[:, 1] - stages[:, 0])[None].detach())
         small = torch.nn.functional.interpolate(maps[0], (6, 6), mode="bilinear")
         scores.append(((small + maps[1]) / 2).flatten())

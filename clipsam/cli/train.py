@@ -133,7 +133,7 @@ def umci(
         )
     import torch
 
-    from clipsam.adapter import Bond
+    from clipsam.adapter import Bond, WordMaps
     from clipsam.clip import ClipEncoder
     from clipsam.hashes import cache_folder
     from clipsam.prompts import load_prompts
@@ -159,6 +159,8 @@ def umci(
         stride=chosen.training.stride,
         limit=round(chosen.training.cache_gb * GIGABYTE),
         folder=cache_folder() / "features",
+        words=WordMaps(encoder, ensemble, pair.heatmap) if chosen.umci.prior else None,
+        square=pair.heatmap.square or not chosen.umci.prior,
     )
     features.fill(_told(len(pictures)))
     card = train_umci(
@@ -167,7 +169,7 @@ def umci(
         features,
         settings=chosen.umci,
         config=chosen.training,
-        bond=Bond.of(encoder, ensemble, pair.heatmap),
+        bond=Bond.of(encoder, ensemble, pair.heatmap, chosen.umci),
         threshold=pair.pixel_threshold,
         out=out,
     )

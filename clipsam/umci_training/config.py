@@ -36,6 +36,9 @@ class UmciTraining:
     """Norm to which gradients are cut. Left open."""
     gamma: float = 2.0
     """Exponent of the focal loss. Left open; 2 is its authors' (arXiv 1708.02002)."""
+    balance: float = 0.0
+    """Above 0: in place of both losses cross-entropy, in which the defects of a photo count as that share of
+    it, however large they are. Left open."""
     stride: int = 4
     """Masks are compared in cells of that many px of the resized picture. Left open."""
     covered: float = 0.25

@@ -32,17 +32,37 @@ from clipsam.umci_training.features import Features
 
 @dataclass(frozen=True)
 class UmciBatch:
-    """`levels` float16 [b, s, h, w, c], `masks` float32 [b, m, m] of 0 and 1, `texts` float32 [b, 2, d]."""
+    """Pictures of one shape: `levels` float16 [b, s, h, w, c] and `words` float16 [b, 1 + k, h, w], either
+    perhaps None; `masks` float32 [b, m, n] of 0 and 1, `texts` float32 [b, 2, d].
+    """
 
-    levels: Tensor
+    levels: Tensor | None
+    words: Tensor | None
     masks: Tensor
     texts: Tensor
 
     def __len__(self) -> int:
-        return len(self.levels)
+        return len(self.masks)
+
+    def stages(self, network: Umci, device: torch.device) -> Tensor:
+        """What the network says of them, [b, s, 2, h, w]."""
+        levels, words = (
+            None if given is None else given.to(device).float() for given in (self.levels, self.words)
+        )
+        return network(levels, self.texts.to(device), words)
 
 
-class UmciBatches(Dataset[UmciBatch]):
+@dataclass(frozen=True)
+class MixedBatch:
+    """Pictures of any shape, as batches of one shape each."""
+
+    parts: tuple[UmciBatch, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+
+class UmciBatches(Dataset[MixedBatch]):
     """All batches of a training, by number: each epoch meets every picture once, in an order of its own, each
     batch at one of the scales.
     """
@@ -57,23 +77,38 @@ class UmciBatches(Dataset[UmciBatch]):
     def __len__(self) -> int:
         return self.per_epoch * self.config.epochs
 
-    def __getitem__(self, index: int) -> UmciBatch:
+    def __getitem__(self, index: int) -> MixedBatch:
         epoch, place = divmod(index, self.per_epoch)
         order = np.random.default_rng((self.config.seed, epoch)).permutation(self.count)
         size = self.sizes[int(np.random.default_rng((self.config.seed, 1, index)).integers(len(self.sizes)))]
         chosen = order[place * self.config.batch : (place + 1) * self.config.batch]
-        return batch_of(self.features, self.texts, [int(i) for i in chosen], size, self.config.covered)
+        alike: dict[tuple[int, int], list[int]] = {}
+        for number in chosen.tolist():
+            alike.setdefault(self.features.shape_of(number, size), []).append(number)
+        return MixedBatch(
+            tuple(
+                batch_of(self.features, self.texts, numbers, size, self.config.covered)
+                for numbers in alike.values()
+            )
+        )
 
 
 def batch_of(
     features: Features, texts: dict[str, Tensor], numbers: Sequence[int], size: int, covered: float
 ) -> UmciBatch:
-    """These pictures at one scale. A cell is defective from a share of `covered` on."""
+    """These pictures, of one shape, at one scale. A cell is defective from a share of `covered` on."""
+    seen = [features.seen(number, size) for number in numbers]
     return UmciBatch(
-        torch.stack([features.levels_of(number, size) for number in numbers]),
+        _stacked([each.levels for each in seen]),
+        _stacked([each.words for each in seen]),
         torch.stack([(features.shares_of(number, size) >= covered).float() for number in numbers]),
         torch.stack([texts[features.products[number]] for number in numbers]),
     )
+
+
+def _stacked(given: Sequence[Tensor | None]) -> Tensor | None:
+    there = [each for each in given if each is not None]
+    return torch.stack(there) if there else None
 
 
 @dataclass(frozen=True)
@@ -123,16 +158,16 @@ def train_umci(
     _claim(folder, {"bond": asdict(bond), "settings": asdict(settings), "training": training, "data": data})
     texts = texts_of(encoder, prompts, set(features.products), named=config.named)
     torch.manual_seed(config.seed)
-    network = (
-        Umci(settings, len(features.levels), encoder.tower.width, encoder.dim).to(encoder.device).train()
-    )
+    types = len(prompts.defects) if settings.prior else 0
+    network = Umci(settings, len(features.levels), encoder.tower.width, encoder.dim, types)
+    network = network.to(encoder.device).train()
     batches = UmciBatches(features, texts, config, len(features.products) - held)
     fit(
         network,
         batches,
         Schedule.of(config, len(batches)),
         folder / "umci",
-        lambda batch, _: stage_losses(network, batch, config.gamma, encoder.device),
+        lambda batch, _: stage_losses(network, batch, config, encoder.device),
         largest_gradient=config.largest_gradient,
     )
     network.eval()
@@ -158,18 +193,45 @@ def texts_of(
 
 
 def stage_losses(
-    network: Umci, batch: UmciBatch, gamma: float, device: torch.device
+    network: Umci, batch: MixedBatch, config: UmciTraining, device: torch.device
 ) -> tuple[Tensor, dict[str, float]]:
-    """The sum over stages of focal([O_n, O_a], S) + Dice(O_n, 1 - S) + Dice(O_a, S), O at the cells of S."""
-    masks = batch.masks.to(device)
-    stages = network(batch.levels.to(device).float(), batch.texts.to(device))
+    """The sum over stages of focal([O_n, O_a], S) + Dice(O_n, 1 - S) + Dice(O_a, S), or of the balanced loss;
+    its parts for the log. Stages that correct the text map together are one.
+    """
+    found = []
+    for part in batch.parts:
+        stages, masks = part.stages(network, device), part.masks.to(device)
+        stages = stages.sum(dim=1, keepdim=True) if network.settings.prior else stages
+        found.append(losses_of(stages, masks, config))
+    parts = {name: torch.cat([each[name] for each in found]) for name in found[0]}  # [b, s] each
+    loss = torch.stack(list(parts.values())).sum(dim=0).mean(dim=0).sum()
+    return loss, {name: float(part.detach().mean()) for name, part in parts.items()}
+
+
+def losses_of(stages: Tensor, masks: Tensor, config: UmciTraining) -> dict[str, Tensor]:
+    """Logits [b, s, 2, h, w] and masks [b, m, n] -> the losses [b, s] by name, maps compared at the cells of
+    the masks.
+    """
     logits = F.interpolate(stages.flatten(0, 1), masks.shape[-2:], mode="bilinear")
-    maps = logits.softmax(dim=1).unflatten(0, stages.shape[:2])  # [b, s, 2, m, m]
-    truth = torch.stack([1 - masks, masks], dim=1)[:, None].expand_as(maps)
-    focal = focal_loss(maps, truth, gamma)
-    overlap = dice_loss(maps, truth).sum(dim=-1)
-    loss = (focal + overlap).mean(dim=0).sum()
-    return loss, {"focal": float(focal.detach().mean()), "dice": float(overlap.detach().mean())}
+    logits = logits.unflatten(0, stages.shape[:2])  # [b, s, 2, m, n]
+    truth = torch.stack([1 - masks, masks], dim=1)[:, None].expand_as(logits)
+    if config.balance > 0:
+        return {"balanced": balanced_loss(logits, truth, config.balance)}
+    maps = logits.softmax(dim=2)
+    return {
+        "focal": focal_loss(maps, truth, config.gamma),
+        "dice": dice_loss(maps, truth).sum(dim=-1),
+    }
+
+
+def balanced_loss(logits: Tensor, truth: Tensor, balance: float) -> Tensor:
+    """Of logits [..., 2, m, n]: cross-entropy [...] in which all defective cells of a photo together weigh
+    `balance`, and each other cell 1 / (m n): a photo's small defect as much as another's large one.
+    """
+    each = -(logits.log_softmax(dim=-3) * truth)
+    normal, abnormal = each.unbind(dim=-3)
+    cells = truth[..., 1, :, :].sum(dim=(-2, -1)).clamp(min=1)
+    return normal.mean(dim=(-2, -1)) + balance * abnormal.sum(dim=(-2, -1)) / cells
 
 
 def focal_loss(maps: Tensor, truth: Tensor, gamma: float) -> Tensor:
@@ -205,8 +267,7 @@ def held_out(
         scales = []
         for size in features.sizes:
             batch = batch_of(features, texts, [number], size, covered)
-            stages = network(batch.levels.to(device).float(), batch.texts.to(device))
-            scales.append(anomaly_logits(stages).cpu())
+            scales.append(anomaly_logits(batch.stages(network, device)).cpu())
         truth = features.shares_of(number, largest) >= covered
         logits = F.interpolate(mean_scales(scales)[None], truth.shape, mode="bilinear")[0, 0]
         metrics.update(logits.sigmoid().numpy(), truth.numpy())
