@@ -96,8 +96,18 @@ def _block_maxima(values: NDArray[np.float32], stride: int) -> NDArray[np.float3
     """Maxima of the blocks of stride x stride pixels, [ceil(H / stride), ceil(W / stride)]."""
     if stride == 1:
         return values
-    rows = np.maximum.reduceat(values, range(0, values.shape[0], stride), axis=0)
-    return np.maximum.reduceat(rows, range(0, values.shape[1], stride), axis=1)
+    rows = _maxima(values, stride)
+    return np.ascontiguousarray(_maxima(np.ascontiguousarray(rows.T), stride).T)
+
+
+def _maxima(values: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """Maxima of so many rows at a time, the last of what is left; whole rows are compared at once."""
+    whole = len(values) // stride * stride
+    maxima = np.empty((-(-len(values) // stride), values.shape[1]), np.float32)
+    np.max(values[:whole].reshape(-1, stride, values.shape[1]), axis=1, out=maxima[: whole // stride])
+    if whole < len(values):
+        np.max(values[whole:], axis=0, out=maxima[-1])
+    return maxima
 
 
 def _bounded_components(

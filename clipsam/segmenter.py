@@ -182,7 +182,8 @@ class AnomalySegmenter:
         seen = only(coarse.anomaly, inside)
         degraded = self._refines and refine is not None and not refine()
         with clock.stage("regions"):
-            prompts = () if degraded else region_prompts(seen, self.preset.regions)
+            asked = self.sam is not None and not degraded
+            prompts = region_prompts(seen, self.preset.regions) if asked else ()
         with clock.stage("sam"):
             masks = self._masks(photo.pixels, prompts, seen)
         with clock.stage("fusion"):

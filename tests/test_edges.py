@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.special import expit, logit
 
-from clipsam.edges import contrast, guided, relief, sharpen, snap
+from clipsam.edges import _planes, contrast, guided, relief, sharpen, snap
 from clipsam.regions import RegionPrompt
 from clipsam.settings import FusionSettings
 
@@ -216,3 +216,21 @@ def test_a_box_never_loses_a_positive_point_and_stays_where_nothing_stands_out()
     for x, y in found.positives:
         assert left <= x < right
         assert top <= y < bottom
+
+
+@pytest.mark.parametrize("shape", [(120, 160), (700, 900)])
+def test_a_photo_without_colours_is_worked_on_once(shape: tuple[int, int]) -> None:
+    pixels, coarse = photo(shape), np.linspace(0.1, 0.9, shape[0] * shape[1], dtype=np.float32).reshape(shape)
+    tinted = pixels.copy()
+    tinted[0, 1, 2] ^= 1  # a colour that nobody sees
+    both = replace(SHARP, edge_guide=0.015)
+    assert len(_planes(pixels)) == 1
+    assert len(_planes(tinted)) == 3
+    np.testing.assert_allclose(sharpen(coarse, pixels, both), sharpen(coarse, tinted, both), atol=1e-3)
+
+
+def test_probabilities_of_0_and_1_and_steep_slopes_stay_probabilities() -> None:
+    pixels = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (60, 80, 1)).repeat(3, axis=2)
+    coarse = (pixels[..., 0] > 0).astype(np.float32)
+    found = sharpen(coarse, pixels, replace(SHARP, edge_guide=0.015))
+    assert 0 <= found.min() < 0.1 < 0.9 < found.max() <= 1
