@@ -153,7 +153,10 @@ def see(
     """
     grid = patch_grid(pixels.shape[:2], size, patch, square=settings.square)
     resized = resize(pixels, (grid[0] * patch, grid[1] * patch))  # [3, h, w] uint8
-    tiles = cut(grid, max(settings.tile // patch, 2), settings.overlap)
+    side = max(settings.tile // patch, 2)
+    # A tile lacks the context of the photo. Twice its sides take the memory of one batch of tiles, and about
+    # the time of the nine that would overlap there: only what is larger still is cut.
+    tiles = cut(grid, side if max(grid) > 2 * side else max(grid), settings.overlap)
     blend, whole = Blend(channels, grid), None
     for i in range(0, len(tiles), TILE_BATCH):
         batch = tiles[i : i + TILE_BATCH]

@@ -38,7 +38,7 @@ class HeatmapSettings:
     smoothing: float = 0.008
     """Gaussian sigma as a fraction of the photo's longer side; 0 is none; 0.008 is 4 px at 518."""
     tile: int = 1024
-    """Longest side in px that goes through the tower in one piece; larger scales are tiled."""
+    """Side in px of tiles; scales of up to twice it go through the tower in one piece, larger are cut."""
     overlap: float = 0.25
     """Least part of a tile's side that it shares with its neighbour, from 0 to below 1."""
 

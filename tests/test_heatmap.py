@@ -268,7 +268,7 @@ def test_tiles_of_nano_leave_no_seams() -> None:
     """The map of tiles differs from that of the whole, but along their borders no more than elsewhere."""
     segmenter = AnomalySegmenter.from_preset("nano", product="part", device="cpu", sam=False)
     settings = replace(segmenter.preset.heatmap, sizes=(512,))
-    cells, side = 512 // segmenter.clip.patch_size, 256 // segmenter.clip.patch_size
+    cells, side = 512 // segmenter.clip.patch_size, 240 // segmenter.clip.patch_size
     starts = {tile.left for tile in cut((cells, cells), side, settings.overlap)}
     borders = sorted({edge - 1 for start in starts for edge in (start, start + side) if 0 < edge < cells})
     ratios = []
@@ -276,13 +276,27 @@ def test_tiles_of_nano_leave_no_seams() -> None:
         pixels = render(seed, 512, 512, p_normal=0.0).image
         whole, tiled = (
             logit(coarse_map(pixels, segmenter.clip, segmenter.targets, replace(settings, tile=tile)).types)
-            for tile in (512, 256)
+            for tile in (512, 240)
         )
         assert np.abs(tiled - whole).mean() > 1e-3  # it was tiled
         for along, other in ((1, 2), (2, 1)):
             steps = np.abs(np.diff(tiled - whole, axis=along)).mean(axis=(0, other))
             ratios.append(steps[borders].mean() / np.delete(steps, borders).mean())
     assert np.mean(ratios) < 1.4
+
+
+def test_up_to_twice_a_tile_a_photo_is_seen_in_one_piece() -> None:
+    """So its map is that of a tower without tiles, which tiles of half its sides missed by 0.03 to 0.06."""
+    segmenter = AnomalySegmenter.from_preset("nano", product="part", device="cpu", sam=False)
+    settings = replace(segmenter.preset.heatmap, sizes=(512,))
+    for seed in (3, 5):
+        pixels = render(seed, 512, 400, p_normal=0.0).image
+        whole, tiled = (
+            coarse_map(pixels, segmenter.clip, segmenter.targets, replace(settings, tile=tile))
+            for tile in (512, 256)
+        )
+        assert np.abs(tiled.anomaly - whole.anomaly).max() < 0.02
+        assert tiled.image_score == whole.image_score
 
 
 def test_the_attention_of_the_settings_is_used() -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+import clipsam.nano.rarity
 from clipsam.nano.rarity import BANDWIDTHS, CELL, FEATURES, STATISTICS, rarity, standardised, statistics
+from clipsam.nano.tower import LearnedRarity
 
 ROWS, COLUMNS = 6, 8
 
@@ -86,3 +88,15 @@ def test_standardised_has_no_mean_and_at_most_unit_spread():
 def test_nothing_is_learned_here():
     pixels = torch.randn(1, 3, 32, 32, requires_grad=True)
     assert not rarity(pixels).requires_grad
+
+
+def test_patches_of_large_photos_are_compared_part_by_part(monkeypatch):
+    pixels = torch.randn(2, 3, 6 * CELL, 8 * CELL, generator=torch.Generator().manual_seed(1))
+    learned, cells = LearnedRarity(5), torch.randn(2, 5, 6, 8, generator=torch.Generator().manual_seed(2))
+    expected = rarity(pixels), learned(cells)
+    monkeypatch.setattr(clipsam.nano.rarity, "PART", 20)  # at most 400 pairs at once: 8 of the 48 patches
+    sizes, cdist = [], torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda a, b: sizes.append(a.shape[1]) or cdist(a, b))
+    torch.testing.assert_close(rarity(pixels), expected[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(learned(cells), expected[1], atol=1e-4, rtol=1e-4)
+    assert sizes == [8] * 6

@@ -8,6 +8,8 @@ here is learned or kept between photos.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +18,7 @@ CELL = 16
 BANDWIDTHS = (0.15, 0.4, 1.0)
 STATISTICS = 12
 FEATURES = 4 * STATISTICS + len(BANDWIDTHS)
+PART = 4096  # patches that are compared with each other at once: a photo of 1024 px is one part
 _FLOOR = 0.04  # a hundredth of the pixel range, after normalisation: flat photos have no rare patches
 
 
@@ -72,7 +75,19 @@ def log_density(features: Tensor) -> Tensor:
     photo.
     """
     points = features.flatten(2).transpose(1, 2)
-    distance = torch.cdist(points, points).square() / points.shape[-1]
+
+    def kernels(some: Tensor) -> Tensor:
+        distance = torch.cdist(some, points).square() / points.shape[-1]
+        return torch.stack([torch.logsumexp(distance / (-2 * width**2), dim=-1) for width in BANDWIDTHS], 1)
+
     count = torch.ones_like(points[0, :, 0]).sum().log()
-    logs = [torch.logsumexp(distance / (-2 * width**2), dim=-1) - count for width in BANDWIDTHS]
-    return torch.stack(logs, dim=1).unflatten(2, features.shape[2:])
+    return (by_parts(kernels, points) - count).unflatten(2, features.shape[2:])
+
+
+def by_parts(kernels: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """`kernels(points)` of points [..., n, c]: [..., n], in parts where n x n numbers are too many."""
+    count = points.shape[-2]
+    if torch.compiler.is_compiling() or count <= PART:  # one graph for every size
+        return kernels(points)
+    rows = max(1, PART**2 // count)
+    return torch.cat([kernels(part) for part in points.split(rows, dim=-2)], dim=-1)

@@ -18,7 +18,7 @@ from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from clipsam.nano.rarity import FEATURES, rarity
+from clipsam.nano.rarity import FEATURES, by_parts, rarity
 
 
 def layer(previous: int, width: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -80,9 +80,14 @@ class LearnedRarity(nn.Module):
             points = F.conv2d(x.float(), self.project.weight.float(), bias.float())
             points = points.unflatten(1, (self.heads, -1))
             points = F.normalize(points, dim=2).flatten(3)
-            distance = 2 - 2 * points.transpose(2, 3) @ points
-            rare = [-torch.logsumexp(distance / (-2 * width**2), dim=-1) for width in (0.2, 0.5)]
-            density = torch.stack(rare, dim=2) + torch.ones_like(points[0, 0, 0]).sum().log()
+
+            def rare(some: Tensor) -> Tensor:
+                distance = 2 - 2 * some @ points
+                return torch.stack(
+                    [-torch.logsumexp(distance / (-2 * width**2), dim=-1) for width in (0.2, 0.5)], dim=2
+                )
+
+            density = by_parts(rare, points.transpose(2, 3)) + torch.ones_like(points[0, 0, 0]).sum().log()
             return density.flatten(1, 2).unflatten(2, x.shape[2:])
 
 
