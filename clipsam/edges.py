@@ -16,6 +16,7 @@ from PIL import Image
 
 from clipsam.bands import BLOCK, Band, bilinear
 from clipsam.blurs import blur, boxes, gaussian
+from clipsam.odds import logit, sigmoid
 from clipsam.regions import RegionPrompt
 from clipsam.settings import FusionSettings
 from clipsam.strips import resized, strips
@@ -67,12 +68,12 @@ def sharpen(
     if settings.edge_guide == 0:
         assert found is not None
         return _added(coarse, found)
-    target = _shrunk(coarse, planes.shape[1:], _logit)
+    target = _shrunk(coarse, planes.shape[1:], logit)
     if found is not None:
         target += _there_and_back(found, coarse.shape)
     result = np.empty(coarse.shape, np.float32)
     for part in _guide(result, target, pixels, planes, settings.edge_guide):
-        _sigmoid(part)
+        sigmoid(part)
     return result
 
 
@@ -173,9 +174,9 @@ def _added(coarse: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[n
     wide, result = columns.across(found), np.empty(coarse.shape, np.float32)
     for places, span, weights in rows.blocks:
         part = result[places]
-        _logit(part, coarse[places])
+        logit(part, coarse[places])
         part += weights @ wide[span]
-        _sigmoid(part)
+        sigmoid(part)
     return result
 
 
@@ -253,22 +254,6 @@ def _there_and_back(found: NDArray[np.float32], shape: tuple[int, ...]) -> NDArr
 @lru_cache(maxsize=32)
 def _back(cells: int, side: int) -> Band:
     return bilinear(side, cells).after(bilinear(cells, side))
-
-
-def _logit(out: NDArray[np.float32], values: NDArray[np.float32]) -> None:
-    """The logit of probabilities, kept from 0 and 1."""
-    np.clip(values, np.float32(1e-3), np.float32(1 - 1e-3), out=out)
-    np.divide(out, 1 - out, out=out)
-    np.log(out, out=out)
-
-
-def _sigmoid(values: NDArray[np.float32]) -> None:
-    """In place, several times as quick as scipy's; -80 keeps the exponential finite."""
-    np.maximum(values, np.float32(-80), out=values)
-    np.negative(values, out=values)
-    np.exp(values, out=values)
-    values += 1
-    np.reciprocal(values, out=values)
 
 
 def _contrast(planes: NDArray[np.float32], scale: float) -> NDArray[np.float32]:

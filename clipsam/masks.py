@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
+from clipsam.odds import sigmoid
 from clipsam.regions import RegionPrompt
 
 
@@ -86,7 +86,7 @@ class SoftMask:
         """The mask in a part of its window, in photo pixels."""
         x0, y0, x1, y1 = window
         rows, columns = self.frame.weights(0, np.arange(y0, y1)), self.frame.weights(1, np.arange(x0, x1))
-        return expit(rows @ self.logits @ columns.T)
+        return sigmoid(np.asarray(rows @ self.logits @ columns.T, np.float32))
 
 
 def _taps(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from clipsam.adapter import Adapter
 from clipsam.clip import ClipEncoder
 from clipsam.companions import references_from
+from clipsam.devices import keep_freed_memory
 from clipsam.edges import sharpen
 from clipsam.fusion import find_regions, fuse, photo_score
 from clipsam.heatmap import CoarseMap, coarse_map, text_targets
@@ -72,6 +73,7 @@ class AnomalySegmenter:
         memory: ReferenceMemory | WindowReferences | Consensus | None = None,
         roi: Roi | None = None,
     ) -> None:
+        keep_freed_memory()
         self.preset = preset
         self.clip = clip
         self.sam = sam

@@ -3,7 +3,8 @@
 python eval/bench_export.py [--rounds 20] [--threads 2] [--data DIR] [--limit 4] [--cpu-time] [--out FILE]
 
 Exports nano in every format to --work (kept: a second call goes on), then measures in turns, round by round:
-CLIP-nano at each scale of its preset, the encoder of SAM-nano, and `segment` of a rendered part of 512 px.
+CLIP-nano at each scale of its preset, the encoder of SAM-nano, and `segment` of a rendered part of 512 px
+without and with SAM.
 With --data (a folder with mvtec_ad/ and industrial/) it also scores a sample of each set, --limit photos per
 type of defect and as many good ones, in every format, and says how far the mean is from eager float32.
 """
@@ -11,6 +12,7 @@ type of defect and as many good ones, in every format, and says how far the mean
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -141,6 +143,9 @@ def parts(segmenter: AnomalySegmenter, photo: Any) -> Calls:
             return sam.programs(values) if sam.programs else embed(sam.model, sam.backend, values)
 
     calls["SAM's encoder"] = encode
+    alone = copy.copy(segmenter)
+    alone.sam = None
+    calls["segment, no SAM"] = lambda: alone.segment(photo)
     calls["segment"] = lambda: segmenter.segment(photo)
     return calls
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,22 @@ def test_the_programs_run_and_not_the_towers(pair, monkeypatch):
     assert exported.segment(render(11, 320, 320, p_normal=0.0).image).score > 0
     assert exported.manifest()["programs"] == {"backend": "openvino", "precision": "float32"}
     assert "programs" not in pair[0].manifest()
+
+
+def test_a_segmenter_with_programs_travels_to_workers_and_answers_the_same(pair, tmp_path):
+    photo = render(11, 320, 320, p_normal=0.0).image
+    here, travelled = pair[1].segment(photo), pickle.loads(pickle.dumps(pair[1]))
+    assert not travelled.clip.programs.programs._loaded  # compiled programs stay where they are
+    there = travelled.segment(photo)
+    assert travelled.clip.programs.programs._loaded
+    np.testing.assert_array_equal(there.anomaly_map, here.anomaly_map)
+    assert there.score == here.score
+    assert [region.box_xyxy for region in there.regions] == [region.box_xyxy for region in here.regions]
+    assert travelled.manifest() == pair[1].manifest()
+    lost = pickle.loads(pickle.dumps(pair[1]))
+    lost.clip.programs.programs.folder = tmp_path / "elsewhere"
+    with pytest.raises(WeightsError, match=r"no .*elsewhere on this machine.*every machine"):
+        lost.segment(photo)
 
 
 def test_one_program_serves_all_sizes_of_nano(folder):

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,10 @@ class Programs:
     def __post_init__(self) -> None:
         self._loaded: OrderedDict[tuple[int, int] | None, Program] = OrderedDict()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For the way to another process, which finds the same files and loads them itself."""
+        return vars(self) | {"folder": self.folder.absolute(), "_loaded": OrderedDict()}
+
     def __call__(self, values: Tensor) -> list[Tensor]:
         """Values [b, 3, H, W] -> the outputs of the module, float32, batch first."""
         program = self._program((values.shape[-2], values.shape[-1]))
@@ -65,6 +70,11 @@ class Programs:
         path = self.path(size)
         if path.is_file():
             return path
+        if not self.folder.is_dir():
+            raise WeightsError(
+                f"there is no {self.folder} on this machine; expected the folder of clipsam export, which "
+                "every machine of a run needs at the same place"
+            )
         self.runtime.need_to_make(self.precision)
         only = None if self._any(size) else size
         traced = trace(self.module, only, self.module.step)

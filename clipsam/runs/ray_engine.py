@@ -128,8 +128,6 @@ class _RayWorker:
 
 def _answers(ray: Any, job: Job, team: Team, work: Sequence[Sequence[Ask]]) -> Iterator[Answer]:
     """The answers of a team. Ray replaces a worker that dies, and gives out its shards again."""
-    if getattr(job.segmenter, "programs", None):
-        raise UsageError("exported programs belong to this machine and cannot travel; leave out --exported")
     try:
         segmenter = ray.put(job.segmenter)  # goes once to every machine, however many workers that has
     except TypeError as error:
