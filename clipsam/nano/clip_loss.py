@@ -65,7 +65,7 @@ def dense_losses(
     sharpness: float,
     *,
     types: float = 0.5,
-    names: float = 0.6,
+    names: float = 1.5,
 ) -> dict[str, Tensor]:
     """Losses of the type maps [b, k, h, w] against masks in [0, 1] of the same shape.
 
@@ -82,7 +82,7 @@ def dense_losses(
         "names": names * naming(logits[:, :generic], targets[:, :generic]),
         "any": balanced(anomaly, union),
         "overlap": 0.5 * dice(torch.sigmoid(anomaly), union),
-        "picture": 0.6 * F.binary_cross_entropy_with_logits(top, (union.amax(dim=(1, 2)) > 0.5).float()),
+        "picture": 0.8 * F.binary_cross_entropy_with_logits(top, (union.amax(dim=(1, 2)) > 0.5).float()),
     }
 
 

@@ -218,7 +218,7 @@ def near_losses(probed: Probed, batch: ClipBatch, abnormal: Tensor, device: str)
     towards = model.logit_scale.exp() * torch.einsum("bhwd,kd->bkhw", patches, abnormal)
     maps = probed.maps(tokens, targets)
     maps["names"] = F.interpolate(towards, size=targets.shape[-2:], mode="bilinear")
-    return {f"near_{name}": 0.5 * naming(grid[:, :-1], targets[:, :-1]) for name, grid in maps.items()}
+    return {f"near_{name}": naming(grid[:, :-1], targets[:, :-1]) for name, grid in maps.items()}
 
 
 def seen(model: CLIP, pixels: Tensor) -> tuple[Tensor, Tensor]:
