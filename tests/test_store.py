@@ -378,6 +378,25 @@ def test_a_keeper_gives_up_the_oldest_rows(tmp_path, monkeypatch) -> None:
     assert len(said) == 2
 
 
+def test_a_store_that_works_but_lags_is_waited_for(station: Station, monkeypatch) -> None:
+    monkeypatch.setattr("clipsam.store.keeper.WAITING", 3)
+    monkeypatch.setattr("clipsam.store.keeper.AT_ONCE", 2)
+    add_many = station.add_many
+
+    def slowly(*given):
+        time.sleep(0.01)
+        return add_many(*given)
+
+    monkeypatch.setattr(station, "add_many", slowly)
+    keeper = Keeper(station, station.run(product="plate"), pytest.fail)
+    for k in range(20):
+        keeper.keep(row(0.5, name=str(k)))
+        assert keeper.waiting <= 3 + 2
+    assert keeper.close()
+    assert keeper.lost == 0
+    assert len(station.parts()) == 20
+
+
 def test_a_keeper_adds_what_the_store_lacks_of_a_run(station: Station) -> None:
     run = station.run(product="plate")
     rows = [row(0.1 * k, name=str(k)) for k in range(5)]

@@ -1,8 +1,8 @@
-"""Keeper: writes the rows of a run into the store, and never stops or slows the run.
+"""Keeper: writes the rows of a run into the store, and never stops the run.
 
 Input: rows as they are done. Output: parts in the store, written by a thread of its own. When the store fails
-there is one warning; rows wait, at most `WAITING` of them, and are written when the store is back. Knows
-nothing of photos.
+there is one warning; rows wait, at most `WAITING` of them, and are written when the store is back. A store
+that works, but falls so far behind, is waited for. Knows nothing of photos.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0
 WAITING = 10_000  # rows, about 20 MB; beyond it the oldest are given up, and counted
+PATIENCE = 1.0  # seconds that a row waits for room; writing `AT_ONCE` rows takes a small part of it
 AT_ONCE = 100  # rows in one transaction, when so many wait
 
 Row = Mapping[str, Any]
@@ -69,13 +70,17 @@ class Keeper:
             return len(self._earlier) + len(self._rows) + self._in_hand
 
     def keep(self, row: Row) -> None:
-        """Take a row of `results.jsonl`; returns at once."""
+        """Take a row of `results.jsonl`; returns at once, but for a store that works and lags far behind."""
         with self._changed:
+            self._changed.wait_for(self._has_room, PATIENCE)
             self._rows.append(row)
             while len(self._rows) > WAITING:
                 self._rows.popleft()
                 self.lost += 1
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return len(self._rows) < WAITING or self._failing or self._closing
 
     def close(self) -> bool:
         """Write what waits, or try once more if the store fails; whether all of the run is in the store."""
@@ -102,6 +107,7 @@ class Keeper:
                 continue
             with self._changed:
                 self._in_hand = 0
+                self._changed.notify_all()
             if self._failing:
                 self._failing = False
                 self._warn(f"the store {self._station.name} is back")
@@ -125,7 +131,9 @@ class Keeper:
 
     def _say_failing(self, error: Exception) -> None:
         if not self._failing:
-            self._failing = True
+            with self._changed:
+                self._failing = True
+                self._changed.notify_all()
             self._warn(f"{error}; the run goes on, and its parts are stored when the store is back")
 
     def _set_aside(self, some: list[Row], error: Exception) -> None:
