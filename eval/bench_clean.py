@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from clipsam.bench import bench_segmenter
 from clipsam.masks import SoftMask
 from clipsam.nano.corpus.compose import render
-from clipsam.regions import RegionPrompt
+from clipsam.regions import RegionPrompt, region_prompts
 from clipsam.result import Segmentation
 from clipsam.runs.manifest import versions
 from clipsam.sam import SamRefiner
@@ -104,7 +104,7 @@ def measure(
             for way, spent in ways:
                 results[way], took = _timed(way, photo, embeddings)
                 spent.append(took)
-            flagged += bool(results[gate].coarse_map.max() >= regions.high)
+            flagged += gated[-1].embeddings > 0
             identical += every in results and _same(results[gate], results[every])
     means = {"gated": _mean(gated), "always": _mean(other)}
     share = flagged / len(photos)
@@ -185,11 +185,18 @@ def _threshold(
     quiet = AnomalySegmenter(
         segmenter.preset, segmenter.clip, None, segmenter.prompts, segmenter.product
     )  # without SAM
-    peaks = [float(quiet.segment(photo).coarse_map.max()) for photo in photos]
+    maps = [quiet.segment(photo).coarse_map for photo in photos]
+    peaks = [float(coarse.max()) for coarse in maps]
     order = sorted(range(len(photos)), key=lambda number: -peaks[number])
     loud = max(1, len(photos) - math.floor(clean * len(photos) + 1e-9))
-    high = peaks[order[loud - 1]]
-    return replace(segmenter.preset.regions, high=high, low=min(segmenter.preset.regions.low, high)), order
+    above = peaks[order[loud - 1]]
+    below = peaks[order[loud]] if loud < len(photos) else 0.0
+    for part in (0.9, 0.7, 0.5, 0.3, 0.1, 0.01):  # a region needs some pixels, not the highest one alone
+        high = below + part * (above - below)
+        regions = replace(segmenter.preset.regions, high=high, low=min(segmenter.preset.regions.low, high))
+        if sum(bool(region_prompts(coarse, regions)) for coarse in maps) == loud:
+            return regions, order
+    raise SystemExit(f"no threshold makes SAM be asked about {loud} of these {len(photos)} photos")
 
 
 def _with(

@@ -67,6 +67,7 @@ def test_maps_that_differ_are_counted(
         return replace(found, anomaly=found.anomaly * np.float32(0.5))
 
     monkeypatch.setattr(bench.SamOnEveryPhoto, "_coarse_map", off)
-    photos = [np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8) for _ in range(3)]
-    found = bench.measure(segmenter, photos, clean=0.5)
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 256, (32, 40, 3), dtype=np.uint8) for _ in range(10)]
+    found = bench.measure(segmenter, photos, clean=0.8, always=3)
     assert (found["compared"], found["identical"]) == (3, 0)
