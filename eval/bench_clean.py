@@ -1,6 +1,6 @@
 """What the gate before SAM saves on a folder that is nearly clean: SAM by the map against SAM on every photo.
 
-    python eval/bench_clean.py --preset base --random-weights --always 4 --out eval/results/bench_clean.json
+    python eval/bench_clean.py --preset base --random-weights --always 3 --out eval/results/bench_clean.json
 
 Photos are rendered parts; which of them are clean decides the map itself: the region threshold is set to the
 value that the wanted share of them stays below. Photos are segmented both ways, in turns: with SAM where the

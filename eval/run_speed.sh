@@ -21,7 +21,7 @@ measure() {
     base) bench bench_base_sam --preset base --rounds 3 ;;
     large) bench bench_large --preset large --no-sam --rounds 3 ;;
     large_sam) bench bench_large_sam --preset large --rounds 1 ;;
-    clean) python "$here/bench_clean.py" --preset base --random-weights --always 4 --out "$results/bench_clean.json" ;;
+    clean) python "$here/bench_clean.py" --preset base --random-weights --always 3 --out "$results/bench_clean.json" ;;
     photos) python "$here/bench_growth.py" --only photos --out "$results/growth.json" ;;
     memory) python "$here/bench_memory.py" --no-sam --scale 96 --out "$results/bench_memory.json" ;;
     # shellcheck disable=SC2086
