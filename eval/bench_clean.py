@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipsam.bench import bench_segmenter
+from clipsam.devices import compute_on
 from clipsam.masks import SoftMask
 from clipsam.nano.corpus.compose import render
 from clipsam.regions import RegionPrompt, region_prompts
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    compute_on(options.threads)
     segmenter, drawn = bench_segmenter(options.preset, random_weights=options.random_weights, device="cpu")
     photos = [render(seed, options.size, options.size).image for seed in range(options.photos)]
     found = measure(segmenter, photos, options.clean, options.always)

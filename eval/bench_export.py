@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from clipsam.datasets import open_dataset
+from clipsam.devices import compute_on
 from clipsam.nano.corpus.compose import render
 from clipsam.programs import CARD, export
 from clipsam.runs.manifest import versions
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("clipsam-bench-export"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    compute_on(options.threads)
     names = [BASE, *(name for name in options.formats if name != BASE)]
     segmenters = {name: loaded(name, options.work) for name in names}
     found: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from clipsam.devices import compute_on
 from clipsam.nano.corpus.compose import render
 from clipsam.runs.manifest import versions
 from clipsam.segmenter import AnomalySegmenter
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    compute_on(options.threads)
     photo = render(3, 512, 512, p_normal=0.0).image
     rows: dict[str, float] = {}
     for dtype in ("float32", "bfloat16"):

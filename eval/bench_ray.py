@@ -69,9 +69,12 @@ def main() -> None:
     report: dict[str, Any] = {"cluster_starts_in": round(time.perf_counter() - start, 2)}
     from bench_ray import Reader as Importable  # by its module's name, so that workers find it
 
+    from clipsam.devices import compute_on
     from clipsam.segmenter import AnomalySegmenter
 
     pair = AnomalySegmenter.from_preset("nano", product="part", device="cpu", sam=not options.no_sam)
+    # As many threads as a worker has: sums in another order differ in their last digits.
+    compute_on(max(1, (os.cpu_count() or 1) // options.workers))
     for name, segmenter in (("reader", Importable()), ("nano", pair)):
         rounds: dict[str, list[dict[str, float]]] = {"local": [], "ray": []}
         for _ in range(options.rounds):

@@ -31,7 +31,7 @@ finally:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
 @pytest.mark.parametrize(("suffix", "sam"), [("jpg", "--sam"), ("png", "--no-sam")])
-def test_a_huge_photo_takes_less_than_2_gb_and_a_half(
+def test_a_huge_photo_takes_less_than_3_gb(
     suffix: str, sam: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = Image.fromarray(render(3, 1000, 1000, p_normal=0.0).image)
@@ -42,7 +42,7 @@ def test_a_huge_photo_takes_less_than_2_gb_and_a_half(
     command += ["--preset", "nano", "--out", str(tmp_path / "run")]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     peak = int(said.rsplit("PEAK", 1)[1])
-    assert peak * 1024 < 2.5e9
+    assert peak * 1024 < 2.8e9
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     row = json.loads((tmp_path / "run" / "results.jsonl").read_text())
     assert row["regions"]
