@@ -128,8 +128,7 @@ class Adapter:
                 f"{path} was trained with {', and with '.join(differences)}; use it with what it was trained "
                 "with, or train another with: clipsam train umci"
             )
-        types = len(prompts.defects) if settings.prior else 0
-        network = Umci(settings, len(card["levels"]), clip.tower.width, clip.dim, types)
+        network = network_for(settings, clip, prompts, len(card["levels"]))
         network.load_state_dict(state)
         return cls(
             network, clip, prompts, heatmap, levels=tuple(card["levels"]), offset=card["offset"], card=card,
@@ -191,6 +190,12 @@ def text_map_of(heatmap: HeatmapSettings) -> dict[str, Any]:
     """The settings that decide the text map's logits, as a JSON file gives them back."""
     found = {name: getattr(heatmap, name) for name in OF_THE_TEXT_MAP}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def network_for(settings: UmciSettings, clip: ClipEncoder, prompts: PromptEnsemble, levels: int) -> Umci:
+    """A fresh UMCI for so many levels of this tower, and for the text map of these prompts if it is read."""
+    types = len(prompts.defects) if settings.prior else 0
+    return Umci(settings, levels, clip.tower.width, clip.dim, types)
 
 
 def contrast(targets: TextTargets) -> Tensor:

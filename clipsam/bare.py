@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipsam.clip import ClipEncoder
-from clipsam.sam import SamRefiner
+from clipsam.sam import SamRefiner, prepared
 from clipsam.sam_backends import Features, decode, embed
 from clipsam.segmenter import AnomalySegmenter
 
@@ -108,9 +108,7 @@ def bare_pass(encoder: ClipEncoder, pixels: Tensor) -> Tensor:
 
 
 def _fitted(refiner: SamRefiner, picture: NDArray[np.uint8]) -> Tensor:
-    made = refiner._processor.image_processor(
-        images=picture, input_data_format="channels_last", return_tensors="pt"
-    )
+    made = prepared(refiner._processor.image_processor, picture)
     return torch.as_tensor(made["pixel_values"]).to(refiner.device)
 
 

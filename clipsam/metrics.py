@@ -28,6 +28,7 @@ from clipsam.metrics_curves import (
     per_region_overlap,
 )
 from clipsam.metrics_histogram import AdaptiveHistogram
+from clipsam.strips import bounds
 
 # 1/area is stored as round(2**40 / area), so that sums are exact in any order. For a region of a million
 # pixels the rounding moves the recall by less than 5e-7; 2**22 regions fit an int64.
@@ -294,15 +295,15 @@ def _region_weights(mask: NDArray[np.bool_] | None) -> tuple[NDArray[np.intp], N
     nothing = np.empty(0, np.intp), np.empty(0, np.int64), 0
     if mask is None:
         return nothing
-    rows = np.flatnonzero(mask.any(axis=1))
-    if rows.size == 0:
+    box = bounds(mask)
+    if box is None:
         return nothing
-    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-    crop = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    x0, y0, x1, y1 = box
+    crop = np.s_[y0:y1, x0:x1]
     labels, count = ndimage.label(mask[crop], _EIGHT)
     inside = np.flatnonzero(mask[crop])
     owner = labels.ravel()[inside]
     areas = np.bincount(owner, minlength=count + 1)
     share = (_REGION_UNIT + areas // 2) // np.maximum(areas, 1)
     y, x = np.divmod(inside, labels.shape[1])
-    return (y + rows[0]) * mask.shape[1] + x + columns[0], share[owner], int(count)
+    return (y + y0) * mask.shape[1] + x + x0, share[owner], int(count)

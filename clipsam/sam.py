@@ -166,13 +166,7 @@ class SamRefiner:
                     )
 
     def _embed(self, pixels: NDArray[np.uint8]) -> _Embedded:
-        processor = self._processor.image_processor
-        # Resized here, as a view: the processor would copy the whole photo twice before it does the same.
-        photo = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        photo = processor.resize(photo, processor.size, resample=processor.resample)
-        images = processor(
-            images=photo[0], do_resize=False, input_data_format="channels_first", return_tensors="pt"
-        )
+        images = prepared(self._processor.image_processor, pixels)
         values = images["pixel_values"].to(self.device)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             features = self.programs(values) if self.programs else embed(self.model, self.backend, values)
@@ -307,6 +301,18 @@ def _batches(prompts: Sequence[RegionPrompt], kind: str, size: int) -> Iterator[
 def _pick(logits: Tensor, best: Tensor) -> Tensor:
     """From answers [n, m, h, w] the one at `best` [n]: [n, h, w]."""
     return logits[torch.arange(len(best), device=best.device), best]
+
+
+def prepared(processor: Any, pixels: NDArray[np.uint8]) -> Any:
+    """What SAM's image processor makes of a photo [H, W, 3], `pixel_values` [1, 3, h, w] among it.
+
+    The photo is resized before, as a view: the processor would copy it twice before it does the same.
+    """
+    photo = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    photo = processor.resize(photo, processor.size, resample=processor.resample)
+    return processor(
+        images=photo[0], do_resize=False, input_data_format="channels_first", return_tensors="pt"
+    )
 
 
 def _boxes_around(answer: Tensor, frame: MaskFrame, otherwise: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from clipsam.devices import compute_on
 from clipsam.nano.corpus.compose import render
 from clipsam.programs import CARD, export
 from clipsam.runs.manifest import versions
+from clipsam.sam import prepared
 from clipsam.sam_backends import embed
 from clipsam.scoring import ScoringOptions, score_category
 from clipsam.segmenter import AnomalySegmenter
@@ -130,9 +131,7 @@ def parts(segmenter: AnomalySegmenter, photo: Any) -> Calls:
     """What is timed of one segmenter."""
     clip, sam = segmenter.clip, segmenter.sam
     assert sam is not None
-    values = sam._processor.image_processor(
-        images=photo, input_data_format="channels_last", return_tensors="pt"
-    )["pixel_values"]
+    values = prepared(sam._processor.image_processor, photo)["pixel_values"]
     calls: Calls = {}
     for side in segmenter.preset.heatmap.sizes:
         pixels = torch.rand(1, 3, side, side)

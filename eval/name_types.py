@@ -15,17 +15,16 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipsam.clip import ClipEncoder
+from clipsam.heatmap import CoarseMap
 from clipsam.nano.corpus.captions import WORDS
 from clipsam.nano.corpus.compose import Corpus, Sample
 from clipsam.nano.models import WEIGHTS
-from clipsam.nano.validate import mean_on, seen
+from clipsam.nano.validate import mean_on, seen, told_apart
 from clipsam.presets import PRESETS
 from clipsam.prompts import PromptEnsemble, load_prompts
 from clipsam.runs.manifest import versions
@@ -43,10 +42,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     encoder, side = ClipEncoder.from_dir(options.weights), options.side
-    found: dict[str, object] = {"count": options.count, "side": side, "versions": versions()}
-    for name, ensemble in (("industrial", load_prompts("industrial")), ("paraphrased", paraphrased())):
-        samples = Corpus(options.count, 0, "validation", height=side, width=side)
-        found[name] = measured(encoder, ensemble, samples)
+    ensembles = {"industrial": load_prompts("industrial"), "paraphrased": paraphrased()}
+    samples = Corpus(options.count, 0, "validation", height=side, width=side)
+    found = {"count": options.count, "side": side, "versions": versions()}
+    found |= measured(encoder, ensembles, samples)
     text = json.dumps(found, indent=2)
     print(text)
     if options.out:
@@ -61,41 +60,40 @@ def paraphrased() -> PromptEnsemble:
     )
 
 
-def measured(encoder: ClipEncoder, ensemble: PromptEnsemble, samples: Corpus) -> dict[str, float]:
-    """Percentages of what is right, and of how many cases: see `pairs` and `names`."""
-    answers: Answers = {}
+def measured(
+    encoder: ClipEncoder, ensembles: dict[str, PromptEnsemble], samples: Corpus
+) -> dict[str, dict[str, float]]:
+    """Of each ensemble percentages of what is right, and of how many cases: see `pairs` and `names`."""
+    answers: dict[str, Answers] = {which: {} for which in ensembles}
     settings = PRESETS["nano"].heatmap
     for sample in samples:
-        coarse = seen(encoder, ensemble, sample, settings)
-        view = sample, coarse.shares, coarse.defects
-        for name, answer in (*pairs(*view), *names(*view)):
-            answers.setdefault(name, []).append(answer)
+        for which, ensemble in ensembles.items():
+            coarse = seen(encoder, ensemble, sample, settings)
+            for name, answer in (*pairs(coarse, sample), *names(coarse, sample)):
+                answers[which].setdefault(name, []).append(answer)
+    return {which: summed_up(given) for which, given in answers.items()}
+
+
+def summed_up(answers: Answers) -> dict[str, float]:
+    """In per cent, and the numbers of cases."""
     scores = {name: round(100 * float(np.mean(right)), 1) for name, right in answers.items()}
     return scores | {"named_cases": len(answers["named"]), "defects": len(answers["first"])}
 
 
-def pairs(
-    sample: Sample, shares: NDArray[np.float32], defects: tuple[str, ...]
-) -> Iterator[tuple[str, bool]]:
+def pairs(coarse: CoarseMap, sample: Sample) -> Iterator[tuple[str, bool]]:
     """`named`: a named type ranks its own defect above the other; `followed`: both types of a pair do."""
-    for one, other in pairwise(sample.instances):
-        if one.defect != other.defect:
-            right = []
-            for own, rival in ((one, other), (other, one)):
-                grid = shares[defects.index(own.defect)]
-                right.append(mean_on(grid, own.mask) > mean_on(grid, rival.mask))
-                yield "named", right[-1]
-            yield "followed", all(right)
+    right = told_apart(coarse, sample)
+    yield from (("named", answer) for answer in right)
+    yield from (("followed", one and other) for one, other in zip(right[::2], right[1::2], strict=True))
 
 
-def names(
-    sample: Sample, shares: NDArray[np.float32], defects: tuple[str, ...]
-) -> Iterator[tuple[str, bool]]:
+def names(coarse: CoarseMap, sample: Sample) -> Iterator[tuple[str, bool]]:
     """`first`: the type with the highest share on a defect is its own; `among_three`: it is one of the three
     highest."""
+    shares = coarse.shares
     for one in sample.instances:
         ranked = np.argsort([-mean_on(grid, one.mask) for grid in shares])
-        place = list(ranked).index(defects.index(one.defect))
+        place = list(ranked).index(coarse.defects.index(one.defect))
         yield "first", place == 0
         yield "among_three", place < 3
 

@@ -186,8 +186,8 @@ def test_clip_training_leaves_the_taught_text_tower_alone(tmp_path, monkeypatch,
     taught = {}
     teach = train_clip.teach_text
 
-    def remember(model: nn.Module, *rest: object) -> None:
-        teach(model, *rest)
+    def remember(model: nn.Module, *rest: object, **named: object) -> None:
+        teach(model, *rest, **named)
         taught.update({name: value.clone() for name, value in model.state_dict().items()})
 
     monkeypatch.setattr(train_clip, "teach_text", remember)
@@ -292,5 +292,5 @@ def test_teaching_the_text_tower_tells_states_apart(few_words):
         return float((vectors - wanted).square().sum(dim=-1).mean())
 
     before = error()
-    train_text.teach_text(model, tokenizer, seed=1, steps=40, peak=2e-3, device="cpu")
+    train_text.teach_text(model, tokenizer, seed=1, steps=40, peak=2e-3, weight_decay=0.05, device="cpu")
     assert error() < 0.5 * before

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from clipsam.cli._options import Device, Exported, ModelsDir
 from clipsam.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,15 +93,9 @@ def evaluate_command(
         False, "--leave-out-faulty", help="Score without the photos whose files have faults."
     ),
     workers: int = typer.Option(1, min=1, help="Processes that share the photos."),
-    models_dir: Path | None = typer.Option(
-        None, "--models", metavar="DIR", help="A pack of weights to look into first (else $CLIPSAM_MODELS)."
-    ),
-    exported: Path | None = typer.Option(
-        None, metavar="DIR", help="Run the image towers by the programs of clipsam export."
-    ),
-    device: str | None = typer.Option(
-        None, help="cpu, cuda, cuda:1 ...; a GPU by default where there is one."
-    ),
+    models_dir: ModelsDir = None,
+    exported: Exported = None,
+    device: Device = None,
     overwrite: bool = typer.Option(False, "--overwrite", help="Forget what is finished in --out."),
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON instead of tables."),
 ) -> None:

@@ -84,7 +84,15 @@ def train_clip(config: ClipTraining, folder: Path, device: str = "cpu", start: P
             {k: v.float() for k, v in load_file(start / "open_clip_model.safetensors").items()}
         )
     elif not (folder / "clip.ckpt").exists():
-        teach_text(model, tokenizer, config.seed, config.text_steps, config.text_peak, device)
+        teach_text(
+            model,
+            tokenizer,
+            seed=config.seed,
+            steps=config.text_steps,
+            peak=config.text_peak,
+            weight_decay=config.weight_decay,
+            device=device,
+        )
     freeze_text(model)
     probed = Probed(model)
     unseen = cache(lambda: held_out(config))

@@ -66,7 +66,8 @@ def cache(
     model: CLIP, tokenizer: PreTrainedTokenizerFast, batches: DataLoader[ClipBatch], device: str
 ) -> list[Cached]:
     """Run the finished tower once over all batches."""
-    from clipsam.nano.train_clip import encode_text, normalised, paired
+    from clipsam.nano.train_clip import normalised, paired
+    from clipsam.nano.train_text import encode_text
 
     model.eval()
     cached = []

@@ -22,7 +22,6 @@ from clipsam.nano.models import CONTEXT
 from clipsam.nano.tokenizer import frayed
 from clipsam.nano.training import optimizer_for, rate
 
-WEIGHT_DECAY = 0.05
 FRAYED = 0.15
 """Share of the words that are cut in two."""
 SENTENCES = 3
@@ -30,7 +29,14 @@ SENTENCES = 3
 
 
 def teach_text(
-    model: CLIP, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, peak: float, device: str
+    model: CLIP,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    steps: int,
+    peak: float,
+    weight_decay: float,
+    device: str,
 ) -> None:
     """Train the text tower alone: all sentences of one state mean one direction, whatever the product is
     called.
@@ -39,7 +45,7 @@ def teach_text(
     calling everything the same.
     """
     rng = np.random.default_rng((seed, 3))
-    optimizer = optimizer_for(model, peak, WEIGHT_DECAY)
+    optimizer = optimizer_for(model, peak, weight_decay)
     learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wanted = directions(len(TYPES) + 1, model.text_projection.shape[1], seed).repeat_interleave(SENTENCES, 0)
     for step in range(steps):

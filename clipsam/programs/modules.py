@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clipsam.clip import PatchFeatures
+from clipsam.sam import prepared
 from clipsam.sam_backends import Features, embed
 
 if TYPE_CHECKING:
@@ -96,12 +97,7 @@ class ImageEncoder(Exportable):
         side = max(size) if size else 512
         for number in range(count):
             height, width = (round(side * share) for share in _ASPECTS[number % len(_ASPECTS)])
-            fitted = self._processor(
-                images=_rendered(number, height, width),
-                input_data_format="channels_last",
-                return_tensors="pt",
-            )
-            yield fitted["pixel_values"].numpy()
+            yield prepared(self._processor, _rendered(number, height, width))["pixel_values"].numpy()
 
 
 def _rendered(number: int, height: int, width: int) -> NDArray[np.uint8]:

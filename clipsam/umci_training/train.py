@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from clipsam.adapter import Bond, contrast, save_adapter
+from clipsam.adapter import Bond, contrast, network_for, save_adapter
 from clipsam.clip import ClipEncoder
 from clipsam.errors import RunError, UsageError
 from clipsam.heatmap import mean_scales, text_targets
@@ -158,9 +158,7 @@ def train_umci(
     _claim(folder, {"bond": asdict(bond), "settings": asdict(settings), "training": training, "data": data})
     texts = texts_of(encoder, prompts, set(features.products), named=config.named)
     torch.manual_seed(config.seed)
-    types = len(prompts.defects) if settings.prior else 0
-    network = Umci(settings, len(features.levels), encoder.tower.width, encoder.dim, types)
-    network = network.to(encoder.device).train()
+    network = network_for(settings, encoder, prompts, len(features.levels)).to(encoder.device).train()
     batches = UmciBatches(features, texts, config, len(features.products) - held)
     fit(
         network,
