@@ -23,11 +23,12 @@ from torch import Tensor
 from clipsam.errors import WeightsError
 from clipsam.hashes import file_sha256
 from clipsam.heatmap import (
+    Features,
     TextTargets,
+    Trained,
+    coarse_map,
     compare,
-    enlarge,
-    mean_scales,
-    see,
+    features_of,
     soft_maximum,
     text_targets,
 )
@@ -141,17 +142,19 @@ class Adapter:
 
         Scales, tiles and smoothing are those of the text map.
         """
+        targets, trained = self.words.targets(product), self.about(product)
+        return coarse_map(pixels, self.clip, targets, self.heatmap, scored=False, trained=trained).anomaly
+
+    def about(self, product: str) -> Trained:
+        """What `coarse_map` takes: the adapter reads the pass that the text map is made of."""
         text = contrast(self.words.targets(product if self.named else "object"))
 
-        def look(crops: Tensor) -> tuple[Tensor, None]:
-            levels = self.clip.encode_levels(crops, self.levels) if self.levels else None
-            words = self.words(crops, product) if self.network.settings.prior else None
-            return anomaly_logits(self.network(levels, text.expand(len(crops), 2, -1), words))[None], None
+        def logits(features: Features) -> Tensor:
+            words = self.words.of(features, product) if self.network.settings.prior else None
+            stages = self.network(features.levels, text.expand(len(features.patches), 2, -1), words)
+            return anomaly_logits(stages) + self.offset
 
-        patch = self.clip.patch_size
-        scales = [see(pixels, size, patch, self.heatmap, 1, look).patches for size in self.heatmap.sizes]
-        anomaly = (mean_scales(scales)[0] + self.offset).sigmoid()
-        return enlarge(anomaly.numpy(), pixels.shape[:2], self.heatmap.smoothing)
+        return Trained(self.levels, logits)
 
     def describe(self) -> dict[str, Any]:
         """For `run.json`: which file it is and what it was trained on."""
@@ -182,7 +185,11 @@ class WordMaps:
 
     def __call__(self, pixels: Tensor, product: str) -> Tensor:
         """Pixels [b, 3, H, W] in [0, 1] -> logits [b, 1 + k, h, w]."""
-        types, _ = compare(pixels, self.clip, self.targets(product), self.heatmap, scored=False)
+        return self.of(features_of(pixels, self.clip, self.heatmap, scored=False), product)
+
+    def of(self, features: Features, product: str) -> Tensor:
+        """The same of what the tower gave for those pixels."""
+        types, _ = compare(features, self.targets(product), self.heatmap)
         return torch.cat([soft_maximum(types, self.heatmap.sharpness)[None], types]).movedim(0, 1)
 
 

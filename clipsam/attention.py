@@ -59,13 +59,15 @@ class AttentionMode:
 @dataclass(frozen=True)
 class Dense:
     """Tokens after the last block: `dense` of the mode's path, `plain` of the tower as trained, both [b, n,
-    c]. `layers`: the path after each block that was asked for. `plain` is None where nobody wanted it.
+    c]. `layers`: the path after each block that was asked for; `levels` [b, s, h, w, c]: the tower's own
+    patches after some. `plain` and `levels` are None where nobody wanted them.
     """
 
     dense: Tensor
     plain: Tensor | None
     grid: tuple[int, int]
     layers: tuple[Tensor, ...] = ()
+    levels: Tensor | None = None
 
 
 ATTENTION_MODES: dict[str, AttentionMode] = {}
@@ -207,13 +209,15 @@ def attend_densely(
     blocks: int | None = None,
     *,
     layers: Sequence[int] = (),
+    levels: Sequence[int] = (),
     proxy: Tensor | None = None,
     plain: bool = True,
 ) -> Dense:
     """Run normalised pixels [b, 3, H, W] through the tower once, with the dense path of `mode` beside it.
 
     `blocks`: how many of the last blocks the dense path replaces; None takes the mode's own number. `layers`:
-    blocks, counted from 1, after which the path is kept (before its first block it is the plain one).
+    blocks, counted from 1, after which the path is kept (before its first block it is the plain one);
+    `levels`: those after which the patches of the tower as it was trained are, as `Tower.levels` gives them.
     `proxy`: unit vectors of the second encoder [b, h*w, c], for the mode that needs one. `plain`: whether the
     tower's own tokens after the last block are wanted; without them a dense mode saves that block.
     """
@@ -223,22 +227,30 @@ def attend_densely(
             f"attention mode {mode.name!r} needs a second encoder beside this tower and there is none; "
             "name its weights, such as DINOv2's, or choose another mode"
         )
-    if wrong := [layer for layer in layers if not 1 <= layer <= tower.depth]:
+    if wrong := [layer for layer in (*layers, *levels) if not 1 <= layer <= tower.depth]:
         raise UsageError(
             f"there is no block {wrong[0]}; expected layers from 1 to {tower.depth}, the depth of this tower"
         )
     start = tower.embed(pixels)
     scene = Scene(tower.prefix, start.grid, proxy)
     tokens = path = start.tokens
-    kept = {}
+    kept, own = {}, {}
     for number, module in enumerate(start.blocks, 1):
         block, dense = Opened(module, tokens), number > first
-        done = dense and number == tower.depth and not plain
+        done = dense and number == tower.depth and not plain and number not in levels
         tokens = tokens if done else block.passed()
         path = mode.step(path, block, scene) if dense else tokens
         if number in layers:
             kept[number] = path
-    return Dense(path, tokens if plain else None, start.grid, tuple(kept[layer] for layer in layers))
+        if number in levels:
+            own[number] = tower.level(tokens, start.grid)
+    return Dense(
+        path,
+        tokens if plain else None,
+        start.grid,
+        tuple(kept[layer] for layer in layers),
+        torch.stack([own[level] for level in levels], dim=1) if levels else None,
+    )
 
 
 def _count(mode: AttentionMode, depth: int, blocks: int | None) -> int:

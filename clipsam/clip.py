@@ -40,11 +40,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class PatchFeatures:
     """Unit vectors, float32: `patches` [b, h, w, d], one per patch; `pooled` [b, d], the tower's view of the
     whole, None where nobody wanted it; `layers`: like `patches`, after each block that was asked for.
+    `levels`, no unit vectors, are what `encode_levels` gives, None where nobody wanted them.
     """
 
     patches: Tensor
     pooled: Tensor | None
     layers: tuple[Tensor, ...] = ()
+    levels: Tensor | None = None
 
 
 class ClipEncoder:
@@ -137,19 +139,21 @@ class ClipEncoder:
         *,
         blocks: int | None = None,
         layers: Sequence[int] = (),
+        levels: Sequence[int] = (),
         pooled: bool = True,
     ) -> PatchFeatures:
         """Pixels [b, 3, H, W] in [0, 1], H and W multiples of `patch_size` -> a feature for every patch.
 
         `attention` names a mode of `ATTENTION_MODES`; `blocks` is how many of the last blocks it rebuilds
         (None: the mode's own number); `layers` are blocks, counted from 1, whose features are wanted too.
-        Final norm and projection are applied once to each. `pooled` is the same in every mode;
+        Final norm and projection are applied once to each. `levels` are blocks as `encode_levels` takes
+        them: its tokens of the same pass. `pooled` is the same in every mode;
         without it the dense modes save the last block of the tower as trained.
         """
-        if self.programs is not None and self.programs.serves(attention, blocks, layers):
+        if self.programs is not None and not levels and self.programs.serves(attention, blocks, layers):
             self._require_whole_patches(pixels)
             return self.programs(pixels)
-        return self.dense(pixels, attention, blocks=blocks, layers=layers, pooled=pooled)
+        return self.dense(pixels, attention, blocks=blocks, layers=layers, levels=levels, pooled=pooled)
 
     def dense(
         self,
@@ -158,6 +162,7 @@ class ClipEncoder:
         *,
         blocks: int | None = None,
         layers: Sequence[int] = (),
+        levels: Sequence[int] = (),
         pooled: bool = True,
     ) -> PatchFeatures:
         """`encode_pixels` by the tower itself, in a form that `torch.export` can trace."""
@@ -167,24 +172,28 @@ class ClipEncoder:
             proxy = self.proxy.features(pixels.to(self.device, torch.float32), (height, width))
         with self._precision():
             tokens = attend_densely(
-                self.tower, normalised, mode, blocks, layers=layers, proxy=proxy, plain=pooled
+                self.tower, normalised, mode, blocks, layers=layers, levels=levels, proxy=proxy, plain=pooled
             )
             paths = (path[:, self.tower.prefix :] for path in (tokens.dense, *tokens.layers))
             dense = [self.tower.project(path).float() for path in paths]
             whole = None if tokens.plain is None else self.tower.pool(tokens.plain).float()
         patches, *kept = (F.normalize(path, dim=-1).unflatten(1, tokens.grid) for path in dense)
-        return PatchFeatures(patches, None if whole is None else F.normalize(whole, dim=-1), tuple(kept))
+        pooled_unit = None if whole is None else F.normalize(whole, dim=-1)
+        return PatchFeatures(patches, pooled_unit, tuple(kept), tokens.levels)
 
     @torch.inference_mode()
-    def encode_windows(self, pixels: Tensor, sides: Sequence[int] = (2, 3)) -> WindowFeatures:
-        """Pixels as in `encode_pixels` -> an embedding for every window of `sides` x `sides` patches.
+    def encode_windows(
+        self, pixels: Tensor, sides: Sequence[int] = (2, 3), levels: Sequence[int] = ()
+    ) -> WindowFeatures:
+        """Pixels and `levels` as in `encode_pixels` -> an embedding for every window of `sides` x `sides`
+        patches.
 
         Raises `TowerError` for a tower with rotary positions, `UsageError` where a window is larger than the
         photo.
         """
         pixels = self._normalised(pixels)
         with self._precision():
-            return see_windows(self.tower, pixels, sides)
+            return see_windows(self.tower, pixels, sides, levels)
 
     @torch.inference_mode()
     def encode_levels(self, pixels: Tensor, blocks: Sequence[int]) -> Tensor:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -25,10 +25,10 @@ from torch import Tensor
 
 from clipsam.settings import HeatmapSettings
 from clipsam.tiles import Blend, cut
-from clipsam.windows import harmonic_map, harmonic_mean
+from clipsam.windows import WindowFeatures, harmonic_map, harmonic_mean
 
 if TYPE_CHECKING:
-    from clipsam.clip import ClipEncoder
+    from clipsam.clip import ClipEncoder, PatchFeatures
     from clipsam.prompts import Sentences
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "type_logits",
 ]
 
+Features: TypeAlias = "PatchFeatures | WindowFeatures"  # what a tower gives of crops
 TILE_BATCH = 4  # tiles per forward pass: bounds memory, and large tiles gain nothing from more
 
 
@@ -104,19 +105,25 @@ def coarse_map(
     settings: HeatmapSettings | None = None,
     *,
     scored: bool = True,
+    trained: Trained | None = None,
 ) -> CoarseMap:
     """The way of one photo [H, W, 3] (RGB) to its coarse map; `scored`: whether `image_score` is wanted, for
-    which dense modes need one block more.
+    which dense modes need one block more. `trained` says in place of the sentences what is abnormal.
     """
     settings = settings or HeatmapSettings()
+    levels = trained.levels if trained else ()
 
     def look(crops: Tensor) -> tuple[Tensor, Tensor | None]:
-        return compare(crops, encoder, targets, settings, scored=scored)
+        features = features_of(crops, encoder, settings, scored=scored, levels=levels)
+        found, whole = compare(features, targets, settings)
+        return torch.cat([found, trained.logits(features)[None]]) if trained else found, whole
 
     patch, types = encoder.patch_size, len(targets.defects)
-    scales = [see(pixels, size, patch, settings, types, look) for size in settings.sizes]
-    logits = mean_scales([scale.patches for scale in scales])
-    anomaly = soft_maximum(logits, settings.sharpness).sigmoid()
+    channels = types + 1 if trained else types
+    scales = [see(pixels, size, patch, settings, channels, look) for size in settings.sizes]
+    seen = mean_scales([scale.patches for scale in scales])
+    logits = seen[:types]
+    anomaly = (seen[-1] if trained else soft_maximum(logits, settings.sharpness)).sigmoid()
     wholes = [scale.whole for scale in scales if scale.whole is not None]
     score = (
         soft_maximum(torch.stack(wholes).mean(dim=0), settings.sharpness).sigmoid().item() if wholes else None
@@ -127,6 +134,18 @@ def coarse_map(
         defects=targets.defects,
         image_score=score,
     )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network that reads what the sentences are compared with, and nothing of the photo beside.
+
+    `levels`: the blocks whose tokens it wants too; `logits`: features of crops -> how abnormal each patch is,
+    [b, h, w].
+    """
+
+    levels: tuple[int, ...]
+    logits: Callable[[Features], Tensor]
 
 
 Look = Callable[[Tensor], tuple[Tensor, Tensor | None]]
@@ -170,24 +189,44 @@ def see(
     return Scale(blend.mean(), whole)
 
 
-def compare(
-    crops: Tensor, encoder: ClipEncoder, targets: TextTargets, settings: HeatmapSettings, *, scored: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Crops [b, 3, H, W] in [0, 1] -> logits of every patch [k, b, h, w] and, if `scored`, of each whole crop
-    [k, b].
+def features_of(
+    crops: Tensor,
+    encoder: ClipEncoder,
+    settings: HeatmapSettings,
+    *,
+    scored: bool = True,
+    levels: Sequence[int] = (),
+) -> Features:
+    """Crops [b, 3, H, W] in [0, 1] -> all that is read of them, by one pass of the tower: what sentences are
+    compared with, of whole crops only if `scored`, and the tokens of `levels`.
     """
     if settings.attention == "windows":
-        return _compare_windows(crops, encoder, targets, settings)
-    return _compare_patches(crops, encoder, targets, settings, scored)
+        return encoder.encode_windows(crops, settings.windows, levels)
+    return encoder.encode_pixels(
+        crops,
+        settings.attention,
+        blocks=settings.attention_blocks,
+        layers=settings.layers,
+        levels=levels,
+        pooled=scored,
+    )
+
+
+def compare(
+    features: Features, targets: TextTargets, settings: HeatmapSettings
+) -> tuple[Tensor, Tensor | None]:
+    """Features of crops -> logits of every patch [k, b, h, w], and of each whole crop [k, b] where they have
+    it.
+    """
+    if isinstance(features, WindowFeatures):
+        return _compare_windows(features, targets, settings)
+    return _compare_patches(features, targets, settings)
 
 
 def _compare_patches(
-    crops: Tensor, encoder: ClipEncoder, targets: TextTargets, settings: HeatmapSettings, scored: bool
+    features: PatchFeatures, targets: TextTargets, settings: HeatmapSettings
 ) -> tuple[Tensor, Tensor | None]:
     """The same by each patch's own feature."""
-    features = encoder.encode_pixels(
-        crops, settings.attention, blocks=settings.attention_blocks, layers=settings.layers, pooled=scored
-    )
     layers = [
         type_logits(patches, targets, settings.temperature)
         for patches in features.layers or (features.patches,)
@@ -198,12 +237,11 @@ def _compare_patches(
 
 
 def _compare_windows(
-    crops: Tensor, encoder: ClipEncoder, targets: TextTargets, settings: HeatmapSettings
+    features: WindowFeatures, targets: TextTargets, settings: HeatmapSettings
 ) -> tuple[Tensor, Tensor]:
     """The same by WinCLIP's windows: harmonic means of probabilities over windows, then over their sizes and
     the whole crop.
     """
-    features = encoder.encode_windows(crops, settings.windows)
     whole = type_logits(features.pooled, targets, settings.temperature)
     maps = [whole.sigmoid()[..., None, None]]
     for side, windows in zip(features.sides, features.windows, strict=True):

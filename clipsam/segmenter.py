@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,9 +174,6 @@ class AnomalySegmenter:
         with clock.stage("clip"):
             coarse = self._coarse_map(photo.pixels)
         inside = self.roi.of(photo) if self.roi else None
-        if self.adapter is not None:
-            with clock.stage("adapter"):
-                coarse = replace(coarse, anomaly=self.adapter.map(photo.pixels, self.product))
         if self.memory is not None:
             with clock.stage(self.memory.stage):
                 coarse = self.memory.join(coarse, photo.pixels, inside)
@@ -266,15 +262,16 @@ class AnomalySegmenter:
         if self.text_map is not None:
             return self.text_map.coarse_map(pixels, self.targets.defects)
         scored = self.preset.fusion.score == "whole"
-        return coarse_map(pixels, self.clip, self.targets, self.preset.heatmap, scored=scored)
+        trained = self.adapter.about(self.product) if self.adapter else None
+        return coarse_map(
+            pixels, self.clip, self.targets, self.preset.heatmap, scored=scored, trained=trained
+        )
 
     @property
     def words(self) -> Words:
         """What the sentences alone say of photos: the map before other photos and SAM."""
 
         def text(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-            if self.adapter is not None:
-                return self.adapter.map(pixels, self.product)
             return self._coarse_map(pixels).anomaly
 
         return Words(text, words_hash(self))

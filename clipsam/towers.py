@@ -146,8 +146,12 @@ class Tower(ABC):
         for number, block in enumerate(start.blocks[: max(blocks)], 1):
             tokens = block(tokens)
             if number in blocks:
-                found[number] = tokens[:, self.prefix :].float().unflatten(1, start.grid)
+                found[number] = self.level(tokens, start.grid)
         return torch.stack([found[number] for number in blocks], dim=1)
+
+    def level(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """All tokens [b, n, c] as they leave a block -> those of the patches [b, h, w, c], float32."""
+        return tokens[:, self.prefix :].float().unflatten(1, grid)
 
     def stages(self, pixels: Tensor) -> list[Tensor]:
         """What the stages of a convolutional patch embedding give, [b, c, h, w] each, the finest first.

@@ -25,16 +25,20 @@ WINDOW_BATCH = 256  # windows per forward pass: each is at most a few tokens lon
 class WindowFeatures:
     """Unit vectors, float32: `pooled` [b, d] of the whole; `windows` [b, rows, columns, d] for each of
     `sides`, a window being named by its upper left patch; `patches` [b, h, w, c] after the final norm,
-    not projected.
+    not projected. `levels` [b, s, h, w, c]: patches after some blocks, as `Tower.levels` gives them, None
+    where nobody wanted them.
     """
 
     pooled: Tensor
     sides: tuple[int, ...]
     windows: tuple[Tensor, ...]
     patches: Tensor
+    levels: Tensor | None = None
 
 
-def see_windows(tower: Tower, pixels: Tensor, sides: Sequence[int]) -> WindowFeatures:
+def see_windows(
+    tower: Tower, pixels: Tensor, sides: Sequence[int], levels: Sequence[int] = ()
+) -> WindowFeatures:
     """Normalised pixels [b, 3, H, W] -> features of the whole, of all windows and of all patches.
 
     The patches are embedded once, with their places in the photo; the blocks then run over each window's
@@ -55,14 +59,20 @@ def see_windows(tower: Tower, pixels: Tensor, sides: Sequence[int]) -> WindowFea
     first, *others = start.blocks
     heads = first.all_heads(start.tokens)  # of every token by itself, whatever window it is seen in
     whole = first.ffn(start.tokens + first.merge(attend(*heads)))
-    for block in others:
+    own = {1: whole}
+    for number, block in enumerate(others, 2):
         whole = block(whole)
+        if number in levels:
+            own[number] = whole
     patches = tower.norm(whole[:, tower.prefix :]).unflatten(1, start.grid)
     return WindowFeatures(
         pooled=_unit(tower.pool(whole)),
         sides=tuple(sides),
         windows=tuple(_embed_windows(tower, start, heads, side) for side in sides),
         patches=_unit(patches),
+        levels=torch.stack([tower.level(own[level], start.grid) for level in levels], dim=1)
+        if levels
+        else None,
     )
 
 

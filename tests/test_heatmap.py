@@ -48,8 +48,16 @@ class ColourEncoder:
         self.shapes: list[tuple[int, ...]] = []
 
     def encode_pixels(
-        self, pixels: Tensor, attention: str, *, blocks: int | None, layers: tuple[int, ...], pooled: bool
+        self,
+        pixels: Tensor,
+        attention: str,
+        *,
+        blocks: int | None,
+        layers: tuple,
+        levels: tuple,
+        pooled: bool,
     ) -> PatchFeatures:
+        assert not levels
         self.shapes.append(tuple(pixels.shape))
         colour = F.avg_pool2d(pixels, PATCH) + 0.01
         whole = F.normalize(colour.mean(dim=(2, 3)), dim=-1)

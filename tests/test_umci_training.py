@@ -19,6 +19,7 @@ from clipsam.adapter import Adapter, Bond, WordMaps, contrast, read_card
 from clipsam.datasets import open_dataset
 from clipsam.errors import PromptError, RunError, UsageError, WeightsError
 from clipsam.heatmap import coarse_map, compare, soft_maximum, text_targets
+from clipsam.heatmap import features_of as tower_features
 from clipsam.nano import training
 from clipsam.prompts import load_prompts
 from clipsam.protocol import EvalProtocol, load_protocol
@@ -339,7 +340,7 @@ def test_text_maps_are_kept_too(encoder, tmp_path):
     features = features_of(encoder, tmp_path, levels=(), words=words)
     pixels = features_module.resize(Squares()[7].pixels, (48, 48))[None].float() / 255
     targets = text_targets(encoder, PROMPTS.sentences("lid"))
-    types, _ = compare(pixels, encoder, targets, HEATMAP, scored=False)
+    types, _ = compare(tower_features(pixels, encoder, HEATMAP), targets, HEATMAP)
     expected = torch.cat([soft_maximum(types, HEATMAP.sharpness)[0][None], types[:, 0]])
     seen = features.seen(7, 48)
     assert seen.levels is None
