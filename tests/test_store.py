@@ -16,11 +16,12 @@ import pytest
 import store_writer
 from fake_segmenter import segmentation_of
 from postgres_server import PostgresServer
-from sqlalchemy import inspect, text
+from sqlalchemy import event, insert, inspect, text
 
 from clipsam.errors import MissingExtra, StoreError, UsageError
 from clipsam.result import Region, Segmentation
 from clipsam.store import Keeper, Station, connect, tables
+from clipsam.store.writing import part_values
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -446,6 +447,90 @@ def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.parametrize("alike", ["bytes", "name", "both"])
+def test_many_parts_alike_make_no_photo_slower(station: Station, alike: str) -> None:
+    run, count = station.run(product="plate"), 400
+    seeded = [station.run(product="plate").id for _ in range(count)] if alike == "both" else [run.id] * count
+    with station._transaction(writes=True) as connection:
+        for k, own in enumerate(seeded):
+            for values in (photo(f"{k}.png", str(k)), of_many(alike, k)):
+                values = part_values(run, values) | {"run_id": own, "superseded": alike == "both"}
+                connection.execute(insert(tables.parts).values(values))
+        if connection.dialect.name == "postgresql":  # as it does by itself after a while; SQLite never does
+            connection.execute(text("ANALYZE"))
+    # To this run, after one more of many alike, as the newest of them is not superseded.
+    parts = [station.add(run, of_many(alike, count)), station.add(run, photo("alone.png", "alone"))]
+    new = station.run(product="plate") if alike == "both" else run
+    among, alone = (
+        work(station, lambda given=given: station.add(new, given))
+        for given in (of_many(alike, count + 1), photo("another.png", "other"))
+    )
+    assert among < alone + allowed(station)
+    assert station.part(parts[0]).superseded == (alike == "both")
+    if alike != "both":  # a verdict is one on every inspection of the photo
+        among, alone = (
+            work(station, lambda part=part: station.verdict(part, reviewer="Anna", verdict="confirm"))
+            for part in parts
+        )
+        assert among < alone + allowed(station)
+
+
+def photo(name: str, sha256: str) -> dict:
+    return row(0.5, name=name) | {"sha256": sha256}
+
+
+def of_many(alike: str, k: int) -> dict:
+    """The k-th of photos with the same bytes, with the same name, or with both, each in a run of its own."""
+    return photo("same.png" if alike != "bytes" else f"copy-{k}.png", "s" if alike != "name" else f"new-{k}")
+
+
+def allowed(station: Station) -> int:
+    return 5 if station._engine.dialect.name == "postgresql" else 200
+
+
+def work(station: Station, do: Callable[[], object]) -> int:
+    """What a call takes: steps of SQLite's machine, some ten for a row that is read, or rows that PostgreSQL
+    reads for its queries when they are run again.
+    """
+    if station._engine.dialect.name == "postgresql":
+        return rows_read(station, do)
+    steps = []
+    with station._engine.connect() as connection:
+        driver = connection.connection.driver_connection
+    driver.set_progress_handler(lambda: steps.append(1), 1)
+    do()
+    driver.set_progress_handler(None, 1)
+    assert steps
+    return len(steps)
+
+
+def rows_read(station: Station, do: Callable[[], object]) -> int:
+    queries = []
+
+    def note(connection, cursor, statement, parameters, context, many) -> None:
+        if statement.startswith(("SELECT parts", "UPDATE parts")):
+            queries.append((statement, parameters))
+
+    event.listen(station._engine, "before_cursor_execute", note)
+    do()
+    event.remove(station._engine, "before_cursor_execute", note)
+    assert len(queries) > 1
+    plans = []
+    with station._engine.connect() as connection:
+        for statement, parameters in queries:
+            explained = connection.exec_driver_sql(
+                f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters
+            ).scalar_one()
+            plans.append(explained[0]["Plan"])
+        connection.rollback()
+    return sum(map(rows_of_plan, plans))
+
+
+def rows_of_plan(plan: dict) -> int:
+    dropped = plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Index Recheck", 0)
+    return plan["Actual Rows"] + dropped + sum(map(rows_of_plan, plan.get("Plans", ())))
+
+
 # ---- places and versions
 
 
@@ -520,9 +605,16 @@ def test_an_older_store_is_migrated_or_left_whole(store_url: str, monkeypatch) -
 @pytest.mark.parametrize("version", range(1, tables.VERSION))
 def test_a_migrated_store_is_as_a_new_one(store_url: str, tmp_path: Path, version: int) -> None:
     """A store as its own version made it: what later versions added is taken away again."""
-    added = {2: ["ALTER TABLE parts DROP COLUMN degraded"]}
+    added = {
+        2: ["ALTER TABLE parts DROP COLUMN degraded"],
+        3: [
+            "DROP INDEX parts_of_photo",
+            "DROP INDEX parts_failed",
+            "CREATE INDEX parts_by_photo ON parts (sha256)",
+        ],
+    }
     with Station.open(store_url) as station:
-        new = columns(store_url)
+        new = columns(store_url), indexes(store_url)
         part = station.add(station.run(product="plate"), row(0.5, regions=2))
         station.verdict(part, reviewer="Anna", verdict="confirm")
         before = station.part(part)
@@ -531,9 +623,9 @@ def test_a_migrated_store_is_as_a_new_one(store_url: str, tmp_path: Path, versio
                 for statement in added[step]:
                     connection.execute(text(statement))
             connection.execute(text(f"UPDATE clipsam_schema SET version = {version}"))
-    assert columns(store_url) != new
+    assert (columns(store_url), indexes(store_url)) != new
     with Station.open(store_url) as station:
-        assert columns(store_url) == new
+        assert (columns(store_url), indexes(store_url)) == new
         assert station.part(part) == before
 
 
@@ -543,6 +635,20 @@ def columns(where: str) -> dict[str, tuple[str, bool]]:
     found = inspect(engine).get_columns("parts")
     engine.dispose()
     return {column["name"]: (str(column["type"]), column["nullable"]) for column in found}
+
+
+def indexes(where: str) -> dict[str, tuple[list[str], str]]:
+    """Columns and condition of the indexes of parts, by name."""
+    engine = connect.create_engine(connect.store_url(where))
+    found = inspect(engine).get_indexes("parts")
+    engine.dispose()
+    return {
+        index["name"]: (
+            index["column_names"],
+            str({k: str(v) for k, v in index["dialect_options"].items() if k.endswith("where")}),
+        )
+        for index in found
+    }
 
 
 def test_a_part_is_stored_quickly(tmp_path) -> None:

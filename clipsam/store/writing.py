@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, and_, or_, select, update
+from sqlalchemy import Connection, and_, not_, or_, select, update
 
 from clipsam.errors import UsageError
 from clipsam.runs.store import is_suspicious
 from clipsam.store.records import ERROR, NG, OK, Run
-from clipsam.store.tables import parts, regions
+from clipsam.store.tables import FAILED, parts, regions
 
 Row = Mapping[str, Any]
 
@@ -96,14 +96,15 @@ def supersede(connection: Connection, part: int, values: Row) -> None:
 
     A reviewer has seen the photo and not the inspection: what is known of it holds on.
     """
-    failed = and_(
-        parts.c.run_id == values["run_id"], parts.c.path == values["path"], parts.c.decision == ERROR
-    )
+    others, counts = parts.c.id != part, not_(parts.c.superseded)
     seen = same_photo({**values, "id": part})
-    earlier = and_(parts.c.id != part, or_(seen, failed))
-    truth = select(parts.c.truth).where(seen, parts.c.truth.is_not(None), parts.c.id != part).limit(1)
+    failed = and_(parts.c.run_id == values["run_id"], parts.c.path == values["path"], FAILED)
+    # Which of both `superseded` is does not matter, but that it is named lets the index lead to the truth.
+    reviewed = and_(seen, parts.c.superseded.in_([False, True]), parts.c.truth.is_not(None))
+    truth = select(parts.c.truth).where(reviewed, others).limit(1)
     known = connection.execute(truth).scalar_one_or_none()
-    connection.execute(update(parts).where(earlier).values(superseded=True))
+    earlier = or_(and_(seen, counts), and_(failed, counts))
+    connection.execute(update(parts).where(earlier, others).values(superseded=True))
     if known is not None:
         connection.execute(update(parts).where(parts.c.id == part).values(truth=known))
 
