@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from clipsam.bare import bare_passes
 from clipsam.clip import ClipEncoder
+from clipsam.compiled import eagerly
 from clipsam.devices import usable_device
 from clipsam.errors import UsageError
 from clipsam.locations import locate
@@ -52,6 +53,7 @@ class Bench:
     threads: int
     sam: bool
     programs: dict[str, str] | None  # what runs the image towers in `segment`, if not torch
+    compiled: bool  # whether torch compiled them for `segment`; the bare passes are those of the eager towers
     random_weights: tuple[str, ...]  # the models whose weights are random
     regions: int  # that SAM was asked about
     embeddings: int  # of the photo, or of parts of it, by SAM
@@ -84,6 +86,7 @@ def bench_segmenter(
     dtype: str = "float32",
     models_dir: str | Path | None = None,
     exported: str | Path | None = None,
+    compiled: bool = False,
 ) -> tuple[AnomalySegmenter, tuple[str, ...]]:
     """A warm segmenter, and the names of its models that are drawn at random: with `random_weights` those
     that are not on this machine. Raises `WeightsError` where one is missing and none is to be drawn.
@@ -105,6 +108,7 @@ def bench_segmenter(
             dtype=dtype,
             models_dir=models_dir,
             exported=exported,
+            compiled=compiled,
         ), ()
     if preset.heatmap.attention == "proxy" or preset.text_map:
         raise UsageError(f"preset {preset.name} needs a second encoder, which cannot be drawn at random")
@@ -125,6 +129,8 @@ def bench_segmenter(
             else SamRefiner.from_spec(preset.sam, models_dir=models_dir, **place)
         )
     segmenter = AnomalySegmenter(preset, clip, refiner, load_prompts(preset.prompts), "part")
+    if compiled:
+        segmenter.compile()
     return segmenter, tuple(spec.name for spec in missing)
 
 
@@ -151,6 +157,7 @@ def bench(
     calls: dict[str, Callable[[], Any]] = {"bare_clip": clip.encode}
     if sam:
         calls |= {"embed": sam.embed, "decode": sam.decode, "decode_one": sam.decode_one}
+    calls = {name: eagerly(call) for name, call in calls.items()} if segmenter.compiled else calls
     calls["segment"] = lambda: segmenter.segment(pixels)
     for name in calls.keys() - {"segment", "embed"}:  # which are warm, from the noting of their passes
         calls[name]()
@@ -173,6 +180,7 @@ def bench(
         threads=torch.get_num_threads(),
         sam=segmenter.sam is not None,
         programs=runs,
+        compiled=segmenter.compiled,
         random_weights=drawn,
         regions=regions,
         embeddings=shown if sam else 0,

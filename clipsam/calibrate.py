@@ -37,8 +37,8 @@ from clipsam.fusion import region_peak
 from clipsam.hashes import file_sha256
 from clipsam.images import read_photo
 
-# What a segmenter's manifest says beside what decides its scores.
-NOT_BOUND = {"device", "pixel_threshold", "calibration", "calibration_id"}
+# What a segmenter's manifest says beside what decides its scores; device and compiled code round otherwise.
+NOT_BOUND = {"device", "compiled", "pixel_threshold", "calibration", "calibration_id"}
 
 
 class Segmenter(Protocol):

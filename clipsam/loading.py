@@ -73,11 +73,13 @@ def load_models(
     dtype: str = "float32",
     models_dir: str | Path | None = None,
     exported: str | Path | None = None,
+    compiled: bool = False,
 ) -> Models:
     """Load what a preset names; the options are those of `AnomalySegmenter.from_preset`.
 
-    Raises `WeightsError` where weights are missing, damaged or others than those exported, and `UsageError`
-    for a device that cannot be used or for options that exclude each other.
+    `compiled` is refused here where it fits nothing, and done by the segmenter. Raises `WeightsError` where
+    weights are missing, damaged or others than those exported, and `UsageError`
+    for a device that cannot be used for options that exclude each other.
     """
     words = preset.text_map
     if adapter and words:
@@ -87,6 +89,13 @@ def load_models(
         )
     if exported and words:
         raise UsageError(f"the map of {words.name} cannot be exported; choose a preset without text_map")
+    if exported and compiled:
+        raise UsageError(
+            f"the programs of {exported} run in place of the towers that --compile (compiled=True) compiles; "
+            "leave one of them out"
+        )
+    if compiled and words:
+        raise UsageError(f"the map of {words.name} cannot be compiled; choose a preset without text_map")
     place: dict[str, Any] = {"device": usable_device(device or ("cpu" if exported else None)), "dtype": dtype}
     clip = ClipEncoder.from_spec(preset.clip, models_dir=models_dir, **place)
     if preset.heatmap.attention == "proxy":

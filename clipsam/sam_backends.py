@@ -23,8 +23,9 @@ class Backend:
 
     `pads`: the aspect ratio is kept and the rest padded (SAM 1); otherwise the photo is stretched.
     `pyramid`: the encoder gives three levels, finest first (SAM 2 and later). `inner`: it also gives the
-    features of earlier blocks, which the decoder wants back (SAM-HQ). `renamed`: where the published file
-    holds more than this model, patterns of its tensors' names and what they are called in the model.
+    features of earlier blocks, which the decoder wants back (SAM-HQ). `blocks`: where the encoder keeps its
+    transformer blocks, if it is made of them. `renamed`: where the published file holds more than this model,
+    patterns of its tensors' names and what they are called in the model.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Backend:
     pads: bool = False
     pyramid: bool = True
     inner: bool = False
+    blocks: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -49,15 +51,18 @@ class Features:
         return self.levels[-1].shape[-2], self.levels[-1].shape[-1]
 
 
-_SAM = Backend("SAM", "SamModel", "SamProcessor", pads=True, pyramid=False)
-_SAM_HQ = Backend("SAM-HQ", "SamHQModel", "SamHQProcessor", pads=True, pyramid=False, inner=True)
-_SAM2 = Backend("SAM 2, 2.1", "Sam2Model", "Sam2Processor")
+_SAM = Backend("SAM", "SamModel", "SamProcessor", pads=True, pyramid=False, blocks="layers")
+_SAM_HQ = Backend(
+    "SAM-HQ", "SamHQModel", "SamHQProcessor", pads=True, pyramid=False, inner=True, blocks="layers"
+)
+_SAM2 = Backend("SAM 2, 2.1", "Sam2Model", "Sam2Processor", blocks="backbone.blocks")
 _EDGETAM = Backend("EdgeTAM", "EdgeTamModel", "Sam2Processor")
-_SAM3 = Backend("SAM 3 tracker", "Sam3TrackerModel", "Sam3TrackerProcessor")
+_SAM3 = Backend("SAM 3 tracker", "Sam3TrackerModel", "Sam3TrackerProcessor", blocks="backbone.layers")
 _SAM3_PUBLISHED = Backend(
     "SAM 3 tracker",
     "Sam3TrackerModel",
     "Sam3TrackerProcessor",
+    blocks="backbone.layers",
     # The published file holds detector and tracker; they share the backbone.
     renamed={
         r"^detector_model\.vision_encoder\.backbone\.": "vision_encoder.backbone.",
@@ -100,6 +105,11 @@ def embed(model: Any, backend: Backend, values: Tensor) -> Features:
     if backend.inner:
         levels, inner = [found[0]], found[1]
     return Features([level.float() for level in levels], [part.float() for part in inner])
+
+
+def parts(model: Any, backend: Backend) -> list[Any]:
+    """The encoder's transformer blocks, for `compiled.py`; none of EdgeTAM, which is made of convolutions."""
+    return list(model.vision_encoder.get_submodule(backend.blocks)) if backend.blocks else []
 
 
 def decode(

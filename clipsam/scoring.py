@@ -50,6 +50,7 @@ class SegmenterRecipe:
     dtype: str = "float32"
     models_dir: str | Path | None = None
     exported: str | Path | None = None
+    compiled: bool = False
     references: str | None = None  # per category a number of good training photos, or a folder
     consensus: bool = False  # the photos of a category are each other's reference
 
@@ -71,6 +72,7 @@ class SegmenterRecipe:
             dtype=self.dtype,
             models_dir=self.models_dir,
             exported=self.exported,
+            compiled=self.compiled,
         )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from clipsam.adapter import Adapter
 from clipsam.clip import ClipEncoder
 from clipsam.companions import references_from
+from clipsam.compiled import compile_towers
 from clipsam.devices import keep_freed_memory
 from clipsam.edges import sharpen
 from clipsam.fusion import find_regions, fuse, photo_score
@@ -84,6 +85,7 @@ class AnomalySegmenter:
         self.roi = roi  # where to look; everywhere if None
         self.calibration: Calibration | None = None  # see `calibrated`
         self.programs: dict[str, Any] | None = None  # what runs the image towers, if not torch
+        self.compiled = False  # whether torch compiled them; see `clipsam/compiled.py`
         self.choice = f"preset {preset.name}"  # why this preset, in words
         self.targets = text_targets(clip, prompts.sentences(product))
 
@@ -105,6 +107,7 @@ class AnomalySegmenter:
         dtype: str = "float32",
         models_dir: str | Path | None = None,
         exported: str | Path | None = None,
+        compiled: bool = False,
     ) -> AnomalySegmenter:
         """Load a preset's models and the sentences about `product`.
 
@@ -116,9 +119,11 @@ class AnomalySegmenter:
         `calibration` (a file of `clipsam calibrate`) gives both thresholds and thereby `is_defective`; `roi`
         is a file that says where to look (see `clipsam/roi.py`); `device` is a torch device, the GPU where
         there is one by default; `dtype` is "float32" or "bfloat16"; `models_dir` a pack of weights;
-        `exported` a folder of `clipsam export`, whose programs run the image towers on the CPU. Raises
-        `UsageError`, `PromptError`, `WeightsError`, or `CalibrationError` where the calibration was made with
-        another setup.
+        `exported` a folder of `clipsam export`, whose programs run the image towers on the CPU; `compiled`
+        lets torch.compile make their blocks faster: a minute before the first photo, once on a machine, and
+        seconds later; maps differ by rounding, and it takes a C++ compiler. Raises `UsageError`,
+        `PromptError`, `WeightsError`, or `CalibrationError` where the calibration was made with another
+        setup.
         """
         choice = chosen(name, models_dir, threshold, calibration)
         preset, ensemble = choice.preset, load_prompts(prompts or choice.preset.prompts)
@@ -131,6 +136,7 @@ class AnomalySegmenter:
             dtype=dtype,
             models_dir=models_dir,
             exported=exported,
+            compiled=compiled,
         )
         segmenter = cls(
             preset,
@@ -143,9 +149,19 @@ class AnomalySegmenter:
             roi=load_roi(roi, product, preset),
         )
         segmenter.choice, segmenter.programs = choice.reason, models.programs
+        if compiled:
+            segmenter.compile()
         if references:
             segmenter.memory = references_from(references).memory(models.clip, preset, segmenter.words)
         return segmenter if calibration is None else segmenter.calibrated(calibration)
+
+    def compile(self) -> None:
+        """Let torch compile what repeats in the image towers, for the present number of threads, from now on.
+
+        Raises `UsageError` where it cannot, for want of a C++ compiler above all.
+        """
+        compile_towers(self.clip, self.sam, self.preset.heatmap)
+        self.compiled = True
 
     def about(self, product: str) -> AnomalySegmenter:
         """The same warm models with sentences about another product, and nothing that belongs to this one:

@@ -42,6 +42,7 @@ def manifest_of(segmenter: AnomalySegmenter) -> dict[str, Any]:
         "dtype": str(clip.dtype).removeprefix("torch."),
         "device": str(clip.device),
         **({"programs": segmenter.programs} if segmenter.programs else {}),
+        **({"compiled": True} if segmenter.compiled else {}),
     }
 
 

@@ -37,6 +37,9 @@ class TipsTower(nn.Module, Tower):
         blocks = [TipsBlock(layer) for layer in self.vision.encoder.layer]
         return Embedded(self.vision.embeddings(pixels), blocks, grid)
 
+    def parts(self) -> list[tuple[Any, str]]:
+        return [(layer, "forward") for layer in self.vision.encoder.layer]
+
     def norm(self, tokens: Tensor) -> Tensor:
         return self.vision.layernorm(tokens)
 

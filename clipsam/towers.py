@@ -164,6 +164,10 @@ class Tower(ABC):
         )
 
     @abstractmethod
+    def parts(self) -> list[tuple[Any, str]]:
+        """What `compiled.py` compiles: objects with the names of their methods, equal ones many times."""
+
+    @abstractmethod
     def norm(self, tokens: Tensor) -> Tensor:
         """[b, n, c] after a block -> [b, n, c]: the final norm if it stands before pooling."""
 
@@ -222,6 +226,9 @@ class NativeTower(Tower):
         positions = resample_abs_pos_embed(visual.positional_embedding[None], grid, visual.grid_size)
         tokens = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1) + positions
         return Embedded(visual.ln_pre(tokens), self.blocks, grid)
+
+    def parts(self) -> list[tuple[Any, str]]:
+        return [(block, "passed") for block in self.blocks]
 
     def norm(self, tokens: Tensor) -> Tensor:
         visual = self.visual
@@ -340,6 +347,10 @@ class TimmTower(Tower):
             ropes = rope if getattr(trunk, "rope_mixed", False) else [rope] * self.depth
         blocks = [TimmBlock(block, rope) for block, rope in zip(trunk.blocks, ropes, strict=True)]
         return Embedded(trunk.norm_pre(tokens), blocks, grid)
+
+    def parts(self) -> list[tuple[Any, str]]:
+        stem = getattr(self.trunk.patch_embed, "parts", list)
+        return [*stem(), *((block, "forward") for block in self.trunk.blocks)]
 
     def norm(self, tokens: Tensor) -> Tensor:
         return self.trunk.norm(tokens)

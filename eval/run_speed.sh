@@ -2,7 +2,7 @@
 # Measures speed, memory and growth on an idle machine and renews their files in eval/results. Usage:
 #   sh eval/run_speed.sh [PART ...]
 # Parts, with their minutes on two idle cores (an estimate): base 1.5, large 2, clean 2, photos 4, memory 2, large_sam 4,
-# ray 3, compile 20; all but compile by default. RAY_DATA names folders of photos for ray, else it is left out.
+# ray 3, compile 4; all but compile by default. RAY_DATA names folders of photos for ray, else it is left out.
 set -eu
 here=$(dirname "$0")
 results=$here/results

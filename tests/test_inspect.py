@@ -386,7 +386,7 @@ def clipsam(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 def test_options_reach_the_segmenter(clipsam: Callable[..., Result], photos: Path, tmp_path: Path) -> None:
     words = "--product plate --defect scratch --defect dent --preset nano --no-sam --threshold 0.4"
-    words += " --device cpu --prompts winclip --models pack --exported programs"
+    words += " --device cpu --prompts winclip --models pack --exported programs --compile"
     result = clipsam(photos / "good", "--out", tmp_path / "r", *words.split())
     assert result.return_value == 0
     assert clipsam.given == {
@@ -403,6 +403,7 @@ def test_options_reach_the_segmenter(clipsam: Callable[..., Result], photos: Pat
         "device": "cpu",
         "models_dir": Path("pack"),
         "exported": Path("programs"),
+        "compiled": True,
     }
 
 

@@ -50,6 +50,10 @@ ModelsDir = Annotated[
 Exported = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Run the image towers by the programs of clipsam export.")
 ]
+Compiled = Annotated[
+    bool,
+    typer.Option("--compile", help="Let torch compile the image towers: a minute once, then seconds."),
+]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU by default where there is one.")
 ]
@@ -71,14 +75,17 @@ Store = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
 
 
-def load_segmenter(preset: str | None, **setup: Any) -> AnomalySegmenter:
+def load_segmenter(preset: str | None, *, at_once: bool = False, **setup: Any) -> AnomalySegmenter:
     """The segmenter that the options describe, which `AnomalySegmenter.from_preset` explains; says on stderr
-    which pair of models it is.
+    which pair of models it is. `at_once`: several photos will be segmented at once, see `share_cores`.
     """
-    from clipsam.cli._threads import leave_a_core
+    from clipsam.cli._threads import leave_a_core, split_cores
+    from clipsam.devices import usable_device
     from clipsam.segmenter import AnomalySegmenter
 
     leave_a_core()
+    if at_once and setup.get("compiled") and usable_device(setup.get("device")) == "cpu":
+        split_cores()  # before: code is compiled for a number of threads
     segmenter = AnomalySegmenter.from_preset(preset, **setup)
     typer.echo(f"clipsam: {segmenter.choice}", err=True)
     return segmenter

@@ -33,13 +33,18 @@ def share_cores(segmenter: Segmenter) -> int:
     OpenVINO's programs and the voting of a batch take one photo at a time. OMP_NUM_THREADS stays the number
     of threads per photo.
     """
+    setup = segmenter.manifest()
+    if setup["device"] != "cpu" or "programs" in setup or "consensus" in setup:
+        return 1
+    return split_cores()
+
+
+def split_cores() -> int:
+    """`share_cores` for photos that the CPU does several of at once."""
     import torch
 
     from clipsam.devices import compute_on
 
-    setup = segmenter.manifest()
-    if setup["device"] != "cpu" or "programs" in setup or "consensus" in setup:
-        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if "OMP_NUM_THREADS" in os.environ:
         return min(MOST_STREAMS, max(1, cores // torch.get_num_threads()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipsam.cli._options import Device, Exported, ModelsDir, PresetName, Sam
+from clipsam.cli._options import Compiled, Device, Exported, ModelsDir, PresetName, Sam
 
 if TYPE_CHECKING:
     from clipsam.bench import Bench
@@ -38,6 +38,7 @@ def bench_command(
     rounds: Annotated[int, typer.Option(min=1, help="How often all is measured; medians are shown.")] = 10,
     models_dir: ModelsDir = None,
     exported: Exported = None,
+    compiled: Compiled = False,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -56,6 +57,7 @@ def bench_command(
         dtype=dtype,
         models_dir=models_dir,
         exported=exported,
+        compiled=compiled,
     )
     for name in drawn:
         typer.echo(
@@ -74,6 +76,7 @@ def table(found: Bench) -> str:
     height, width = found.size
     threads = f", {found.threads} threads" if found.device == "cpu" else ""
     how = " ".join(found.programs.values()) if found.programs else found.dtype
+    how += ", compiled" if found.compiled else ""
     lines = [
         f"{found.preset}: photo of {width} x {height} px, {how}, {found.device}{threads}, "
         f"medians of {len(found.rounds)} rounds",

@@ -51,6 +51,7 @@ def calibrate_command(
     adapter: options.AdapterFile = None,
     models_dir: options.ModelsDir = None,
     exported: options.Exported = None,
+    compiled: options.Compiled = False,
     device: options.Device = None,
     bit_depth: options.BitDepth = None,
     as_json: bool = typer.Option(False, "--json", help="Print the outcome as one JSON object."),
@@ -91,6 +92,7 @@ def calibrate_command(
         device=device,
         models_dir=models_dir,
         exported=exported,
+        compiled=compiled,
     )
     errors: list[PhotoError] = []
     with _bar(len(photos) + len(bad_photos)) as bar:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from clipsam.cli._options import Device, Exported, ModelsDir
+from clipsam.cli._options import Compiled, Device, Exported, ModelsDir
 from clipsam.errors import UsageError
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def evaluate_command(
     workers: int = typer.Option(1, min=1, help="Processes that share the photos."),
     models_dir: ModelsDir = None,
     exported: Exported = None,
+    compiled: Compiled = False,
     device: Device = None,
     overwrite: bool = typer.Option(False, "--overwrite", help="Forget what is finished in --out."),
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON instead of tables."),
@@ -136,6 +137,7 @@ def evaluate_command(
         device=device,
         models_dir=models_dir,
         exported=exported,
+        compiled=compiled,
         references=references or chosen.references,
         consensus=consensus or (chosen.consensus and not references),
     )

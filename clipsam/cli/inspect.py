@@ -50,6 +50,7 @@ def inspect(
     roi: options.RoiFile = None,
     models_dir: options.ModelsDir = None,
     exported: options.Exported = None,
+    compiled: options.Compiled = False,
     device: options.Device = None,
     out: Path = typer.Option(
         Path("clipsam-run"), metavar="DIR", help="The run folder. A run that is there goes on."
@@ -97,6 +98,7 @@ def inspect(
 
     segmenter = options.load_segmenter(
         preset,
+        at_once=not consensus,
         product=product,
         prompts=prompts,
         defects=defect or (),
@@ -109,6 +111,7 @@ def inspect(
         device=device,
         models_dir=models_dir,
         exported=exported,
+        compiled=compiled,
     )
     if save_references:
         if not isinstance(segmenter.memory, ReferenceMemory):

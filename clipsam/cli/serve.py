@@ -39,6 +39,7 @@ def serve_command(
     roi: options.RoiFile = None,
     models_dir: options.ModelsDir = None,
     exported: options.Exported = None,
+    compiled: options.Compiled = False,
     device: options.Device = None,
     host: Annotated[
         str, typer.Option(help="The address to serve on; any but this machine's needs a token.")
@@ -96,6 +97,7 @@ def serve_command(
         roi=roi,
         models_dir=models_dir,
         exported=exported,
+        compiled=compiled,
         device=device,
     )
     if segmenter.calibration is not None:

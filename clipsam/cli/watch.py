@@ -42,6 +42,7 @@ def watch_command(
     roi: options.RoiFile = None,
     models_dir: options.ModelsDir = None,
     exported: options.Exported = None,
+    compiled: options.Compiled = False,
     device: options.Device = None,
     bit_depth: options.BitDepth = None,
     out: Annotated[
@@ -99,6 +100,7 @@ def watch_command(
         roi=roi,
         models_dir=models_dir,
         exported=exported,
+        compiled=compiled,
         device=device,
     )
     runs = DailyRuns(

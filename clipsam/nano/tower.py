@@ -143,6 +143,12 @@ class ConvStem(nn.Module):
             self.grid_size = self.dynamic_feat_size(self.img_size)
             self.num_patches = self.grid_size[0] * self.grid_size[1]
 
+    def parts(self) -> list[tuple[nn.Module, str]]:
+        """What is worth compiling, as `Tower.parts` gives it. Rarity would take the compiler minutes, and
+        `wide` gains nothing but other code for small photos than for large ones.
+        """
+        return [(self, "stages")]
+
     def stages(self, x: Tensor) -> list[Tensor]:
         """Normalised pixels [b, 3, H, W] -> features [b, c, h, w] at strides 4, 8 and 16."""
         x = F.pixel_unshuffle(contrasts(x), 2).contiguous(memory_format=torch.channels_last)

@@ -88,13 +88,16 @@ class Worker:
         if self._trouble:
             return
         try:
-            self._work = PhotoWork(load(), patience=0)  # whether to go on is not for one worker to say
+            segmenter = load()
+            if threads and "torch" in sys.modules:  # the segmenter has brought it along
+                from clipsam.devices import compute_on
+
+                compute_on(threads)
+            if getattr(segmenter, "compiled", False):  # code does not travel, and is made for so many threads
+                segmenter.compile()  # type: ignore[attr-defined]
+            self._work = PhotoWork(segmenter, patience=0)  # whether to go on is not for one worker to say
         except Exception as error:
             self._trouble = "".join(traceback.format_exception_only(error)).strip()
-        if threads and "torch" in sys.modules:  # the segmenter has brought it along
-            from clipsam.devices import compute_on
-
-            compute_on(threads)
 
     def answers(self, shard: Sequence[Ask]) -> Iterator[Answer]:
         """An answer for each photo, in their order."""
