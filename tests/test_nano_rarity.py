@@ -2,9 +2,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import clipsam.nano.rarity
-from clipsam.nano.rarity import BANDWIDTHS, CELL, FEATURES, STATISTICS, rarity, standardised, statistics
+from clipsam.nano.rarity import (
+    BANDWIDTHS,
+    CELL,
+    FEATURES,
+    STATISTICS,
+    log_window,
+    rarity,
+    standardised,
+    statistics,
+)  # fmt: skip
 from clipsam.nano.tower import LearnedRarity
 
 ROWS, COLUMNS = 6, 8
@@ -77,6 +87,28 @@ def test_statistics_of_a_step_by_hand():
     steps = [4 / 16, 0, 1, 0]  # one of four columns steps to the right; none downwards
     assert torch.allclose(found, torch.tensor([*mean, *spread, *steps, 1.0, 0.0]), atol=1e-6)
     assert len(found) == STATISTICS
+
+
+@pytest.mark.parametrize("cell", [5, 8])
+def test_statistics_are_those_of_torchs_pooling_and_leave_out_what_is_over(cell):
+    pixels = torch.randn(2, 3, 37, 50, generator=torch.Generator().manual_seed(0))
+    grey = pixels.mean(dim=1, keepdim=True)
+    right, down = grey.diff(dim=3).abs(), grey.diff(dim=2).abs()
+    right, down = F.pad(right, (0, 1)), F.pad(down, (0, 0, 0, 1))
+    mean = F.avg_pool2d(pixels, cell)
+    spread = (F.avg_pool2d(pixels.square(), cell) - mean.square()).clamp(min=1e-6).sqrt()
+    steps = torch.cat([right, down], 1)
+    expected = [mean, spread, F.avg_pool2d(steps, cell), F.max_pool2d(steps, cell), F.max_pool2d(grey, cell)]
+    found = statistics(pixels, cell)
+    torch.testing.assert_close(found[:, :-1], torch.cat(expected, 1), atol=2e-6, rtol=0)
+    torch.testing.assert_close(found[:, -1:], -F.max_pool2d(-grey, cell))
+
+
+def test_a_window_is_the_log_of_the_sum_of_its_kernels():
+    points = 3 * torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    distance = torch.cdist(points, points).square()
+    expected = torch.logsumexp(-distance.double() / (2 * 0.15**2), dim=-1)
+    torch.testing.assert_close(log_window(distance, 0.15).double(), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_standardised_has_no_mean_and_at_most_unit_spread():

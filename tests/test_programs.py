@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_clip import tiny_encoder
+from torch import nn
 from typer.testing import CliRunner
 
 from clipsam.bench import bench_segmenter
@@ -24,6 +25,7 @@ from clipsam.programs import folder as folders
 from clipsam.programs.folder import Programs
 from clipsam.programs.modules import ClipPrograms, DenseTower
 from clipsam.programs.runtime import find_runtime
+from clipsam.programs.tracing import trace
 from clipsam.scoring import SegmenterRecipe
 from clipsam.segmenter import AnomalySegmenter
 from clipsam.settings import HeatmapSettings
@@ -167,6 +169,32 @@ def test_int8_of_nano_says_nearly_the_same(tmp_path, pair):
         one, other = pair[0].segment(photo).coarse_map, exported.segment(photo).coarse_map
         assert 0 < np.abs(other - one).mean() < 0.03
         assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.97
+
+
+class Maps(nn.Module):
+    """Patches cut in one step, a norm over the channels of a map, and convolutions of maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut, self.norm = nn.Conv2d(3, 5, 8, stride=8), nn.LayerNorm(5)
+        self.near, self.wide = nn.Conv2d(5, 5, 3, padding=1), nn.Conv2d(5, 4, 2, stride=2)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        maps = self.norm(self.cut(pixels).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.wide(self.near(maps))
+
+
+@pytest.mark.parametrize("step", [None, 16])
+def test_what_runtimes_are_slow_at_is_traced_in_another_form(step):
+    module = Maps().requires_grad_(False)
+    traced = trace(module, None if step else (32, 48), step)
+    operations = [node for node in traced.graph.nodes if node.op == "call_function"]
+    assert sum("conv2d" in str(node.target) for node in operations) == 2  # patches are a matrix product
+    assert sum("linear" in str(node.target) for node in operations) == 1
+    (norm,) = (node for node in operations if "layer_norm" in str(node.target))
+    assert norm.meta["val"].ndim == 3
+    pixels = torch.rand(1, 3, 32, 48)
+    torch.testing.assert_close(traced.module()(pixels), module(pixels), atol=1e-6, rtol=0)
 
 
 def test_other_weights_are_refused(folder, tmp_path, pair):

@@ -52,8 +52,18 @@ def _pooled(pixels: Tensor, cell: int) -> tuple[Tensor, Tensor]:
     grey = pixels.mean(dim=1, keepdim=True)
     right = F.pad((grey[..., 1:] - grey[..., :-1]).abs(), (0, 1))
     down = F.pad((grey[..., 1:, :] - grey[..., :-1, :]).abs(), (0, 0, 0, 1))
-    means = F.avg_pool2d(torch.cat([pixels, pixels.square(), right, down], dim=1), cell)
-    return means, F.max_pool2d(torch.cat([right, down, grey, -grey], dim=1), cell)
+    means = _cells(torch.cat([pixels, pixels.square(), right, down], dim=1), cell, torch.mean)
+    return means, _cells(torch.cat([right, down, grey, -grey], dim=1), cell, torch.amax)
+
+
+def _cells(x: Tensor, cell: int, pool: Callable[..., Tensor]) -> Tensor:
+    """[b, c, H, W] -> [b, c, H // cell, W // cell]: `pool` over each cell, rows first, then columns. It takes
+    half the time of torch's pooling, and less than half in exported programs.
+    """
+    for axis in (2, 3):
+        whole = x.narrow(axis, 0, x.shape[axis] // cell * cell)
+        x = pool(whole.unflatten(axis, (-1, cell)), dim=axis + 1)
+    return x
 
 
 def _described(means: Tensor, largest: Tensor) -> Tensor:
@@ -78,10 +88,17 @@ def log_density(features: Tensor) -> Tensor:
 
     def kernels(some: Tensor) -> Tensor:
         distance = torch.cdist(some, points).square() / points.shape[-1]
-        return torch.stack([torch.logsumexp(distance / (-2 * width**2), dim=-1) for width in BANDWIDTHS], 1)
+        return torch.stack([log_window(distance, width) for width in BANDWIDTHS], 1)
 
     count = torch.ones_like(points[0, :, 0]).sum().log()
     return (by_parts(kernels, points) - count).unflatten(2, features.shape[2:])
+
+
+def log_window(distance: Tensor, width: float) -> Tensor:
+    """Squared distances [..., n, m] of n points to m that they are among -> log of the sum of Gaussian
+    kernels [..., n]. No maximum is taken out of it: each point's own kernel is 1 but for rounding.
+    """
+    return (distance / (-2 * width**2)).exp().sum(dim=-1).log()
 
 
 def by_parts(kernels: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:

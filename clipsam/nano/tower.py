@@ -18,7 +18,7 @@ from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from clipsam.nano.rarity import FEATURES, by_parts, rarity
+from clipsam.nano.rarity import FEATURES, by_parts, log_window, rarity
 
 
 def layer(previous: int, width: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -83,9 +83,7 @@ class LearnedRarity(nn.Module):
 
             def rare(some: Tensor) -> Tensor:
                 distance = 2 - 2 * some @ points
-                return torch.stack(
-                    [-torch.logsumexp(distance / (-2 * width**2), dim=-1) for width in (0.2, 0.5)], dim=2
-                )
+                return torch.stack([-log_window(distance, width) for width in (0.2, 0.5)], dim=2)
 
             density = by_parts(rare, points.transpose(2, 3)) + torch.ones_like(points[0, 0, 0]).sum().log()
             return density.flatten(1, 2).unflatten(2, x.shape[2:])
