@@ -79,7 +79,7 @@ def load_models(
 
     `compiled` is refused here where it fits nothing, and done by the segmenter. Raises `WeightsError` where
     weights are missing, damaged or others than those exported, and `UsageError`
-    for a device that cannot be used for options that exclude each other.
+    for a device that cannot be used or for options that exclude each other.
     """
     words = preset.text_map
     if adapter and words:
