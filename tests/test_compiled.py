@@ -198,7 +198,7 @@ def test_the_parts_of_a_tower_are_its_blocks(tower):
 
 def test_nano_compiles_its_stem_too():
     segmenter = AnomalySegmenter.from_preset("nano", device="cpu", sam=False)
-    assert [name for _, name in segmenter.clip.tower.parts()] == ["stages", "forward", "forward"]
+    assert [name for _, name in segmenter.clip.tower.parts()] == ["stages", "rare", "forward", "forward"]
     assert not segmenter.compiled
     assert "compiled" not in segmenter.manifest()
 

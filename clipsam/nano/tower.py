@@ -80,13 +80,14 @@ class LearnedRarity(nn.Module):
             points = F.conv2d(x.float(), self.project.weight.float(), bias.float())
             points = points.unflatten(1, (self.heads, -1))
             points = F.normalize(points, dim=2).flatten(3)
+            rare = by_parts(lambda some: self.rare(some, points), points.transpose(2, 3))
+            rare = rare + torch.ones_like(points[0, 0, 0]).sum().log()
+            return rare.flatten(1, 2).unflatten(2, x.shape[2:])
 
-            def rare(some: Tensor) -> Tensor:
-                distance = 2 - 2 * some @ points
-                return torch.stack([-log_window(distance, width) for width in (0.2, 0.5)], dim=2)
-
-            density = by_parts(rare, points.transpose(2, 3)) + torch.ones_like(points[0, 0, 0]).sum().log()
-            return density.flatten(1, 2).unflatten(2, x.shape[2:])
+    def rare(self, some: Tensor, points: Tensor) -> Tensor:
+        """Unit vectors [b, heads, m, dim] among all [b, heads, dim, n] -> [b, heads, 2, m], by window."""
+        distance = 2 - 2 * some @ points
+        return torch.stack([-log_window(distance, width) for width in (0.2, 0.5)], dim=2)
 
 
 class ConvStem(nn.Module):
@@ -142,10 +143,10 @@ class ConvStem(nn.Module):
             self.num_patches = self.grid_size[0] * self.grid_size[1]
 
     def parts(self) -> list[tuple[nn.Module, str]]:
-        """What is worth compiling, as `Tower.parts` gives it. Rarity would take the compiler minutes, and
+        """What is worth compiling, as `Tower.parts` gives it. `rarity` would take the compiler minutes, and
         `wide` gains nothing but other code for small photos than for large ones.
         """
-        return [(self, "stages")]
+        return [(self, "stages"), (self.rare, "rare")]
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Normalised pixels [b, 3, H, W] -> features [b, c, h, w] at strides 4, 8 and 16."""
