@@ -27,6 +27,29 @@ def layer(previous: int, width: int, kernel: int = 3, stride: int = 1) -> nn.Seq
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
+class Residual(nn.Module):
+    """Two convolutions beside the identity (He et al. 2016, arXiv 1512.03385): [b, c, h, w] -> as before.
+
+    The second norm starts at zero, so that a trained stem can be given more of them and go on where it was.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = layer(width, width)
+        norm = nn.BatchNorm2d(width)
+        nn.init.zeros_(norm.weight)
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(self.first(x)))
+
+
+def stage(previous: int, width: int) -> nn.Sequential:
+    """[b, previous, h, w] -> [b, width, h / 2, w / 2]."""
+    plain = layer(previous, width, 2, 2), layer(width, width), layer(width, width)
+    return nn.Sequential(*plain, Residual(width), Residual(width))
+
+
 def contrasts(x: Tensor) -> Tensor:
     """[b, 3, H, W] -> [b, 9, H, W]: the pixels, the same in units of their spread over the photo, and grey
     against its neighbourhoods of 4, 8 and 16 px in units of that contrast's spread.
@@ -94,7 +117,7 @@ class ConvStem(nn.Module):
     """Pictures [b, 3, H, W] -> tokens [b, H/16, W/16, embed_dim] (NHWC, as timm wants with dynamic image
     sizes).
 
-    Stages of plain convolutions at strides 4, 8 and 16, one at stride 32 for context, and beside them what is
+    Stages of convolutions at strides 4, 8 and 16, one at stride 32 for context, and beside them what is
     rare in the photo, by fixed statistics and by learned features. Convolutions take the place of position
     embeddings: any input size, no interpolation.
     """
@@ -113,13 +136,8 @@ class ConvStem(nn.Module):
         super().__init__()
         self.set_input_size(img_size)
         first, second, third, last = widths
-        self.fine = nn.ModuleList(
-            [
-                nn.Sequential(layer(4 * 3 * in_chans, first, 3, 2), layer(first, first)),
-                nn.Sequential(layer(first, second, 2, 2), layer(second, second), layer(second, second)),
-                nn.Sequential(layer(second, third, 2, 2), layer(third, third), layer(third, third)),
-            ]
-        )
+        start = nn.Sequential(layer(4 * 3 * in_chans, first, 3, 2), layer(first, first))
+        self.fine = nn.ModuleList([start, stage(first, second), stage(second, third)])
         self.wide = nn.Sequential(layer(third, last, 2, 2), layer(last, last), layer(last, last))
         self.rare = LearnedRarity(third)
         self.context = nn.Sequential(
@@ -152,8 +170,8 @@ class ConvStem(nn.Module):
         """Normalised pixels [b, 3, H, W] -> features [b, c, h, w] at strides 4, 8 and 16."""
         x = F.pixel_unshuffle(contrasts(x), 2).contiguous(memory_format=torch.channels_last)
         found = []
-        for stage in self.fine:
-            x = stage(x)
+        for part in self.fine:
+            x = part(x)
             found.append(x)
         return found
 
