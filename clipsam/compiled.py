@@ -20,7 +20,7 @@ import torch
 
 from clipsam.errors import UsageError
 from clipsam.hashes import cache_folder
-from clipsam.heatmap import patch_grid
+from clipsam.heatmap import features_of, patch_grid
 from clipsam.sam_backends import parts
 
 if TYPE_CHECKING:
@@ -96,12 +96,7 @@ def _warm_up(clip: ClipEncoder, sam: SamRefiner | None, settings: HeatmapSetting
     for photo, size in zip(PHOTOS, (settings.sizes[0], settings.sizes[-1]), strict=True):
         rows, columns = patch_grid(photo, size, clip.patch_size, square=settings.square)
         pixels = torch.zeros(1, 3, rows * clip.patch_size, columns * clip.patch_size)
-        if settings.attention == "windows":
-            clip.encode_windows(pixels, settings.windows)
-        else:
-            clip.encode_pixels(
-                pixels, settings.attention, blocks=settings.attention_blocks, layers=settings.layers
-            )
+        features_of(pixels, clip, settings)
     if sam is not None:
         with torch.inference_mode():
             sam._embed(np.zeros((*PHOTOS[-1], 3), np.uint8))

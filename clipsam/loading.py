@@ -78,8 +78,8 @@ def load_models(
     """Load what a preset names; the options are those of `AnomalySegmenter.from_preset`.
 
     `compiled` is refused here where it fits nothing, and done by the segmenter. Raises `WeightsError` where
-    weights are missing, damaged or others than those exported, and `UsageError`
-    for a device that cannot be used or for options that exclude each other.
+    weights are missing, damaged or others than those exported, and `UsageError` for a device that cannot be
+    used or for options that exclude each other.
     """
     words = preset.text_map
     if adapter and words:

@@ -28,6 +28,7 @@ import torch
 from clipsam.bench import bench_segmenter, part
 from clipsam.compiled import eagerly
 from clipsam.devices import compute_on
+from clipsam.heatmap import features_of
 from clipsam.runs.manifest import versions
 
 
@@ -77,8 +78,8 @@ def measured(preset: str, dtype: str, size: int, rounds: int) -> dict[str, Any]:
     calls: dict[str, Callable[[], Any]] = {}
     for side in settings.sizes:
         pixels = torch.rand(1, 3, *[max(round(side / patch), 1) * patch] * 2)
-        calls[f"tower at {side} px"] = lambda pixels=pixels: segmenter.clip.encode_pixels(
-            pixels, settings.attention, blocks=settings.attention_blocks, pooled=False
+        calls[f"tower at {side} px"] = lambda pixels=pixels: features_of(
+            pixels, segmenter.clip, settings, scored=False
         )
     if segmenter.sam is not None:
         sam = segmenter.sam

@@ -31,11 +31,13 @@ from clipsam.regions import RegionPrompt
 from clipsam.runs.manifest import versions
 from clipsam.sam import SamRefiner
 from clipsam.settings import SamSettings
+from clipsam.strips import bounds
 
 SMALLEST = 30  # px of a part
 ASKED = SamSettings(kinds=("box",), selection="iou", min_agreement=0.0, swallow=1e9)
 Bools = NDArray[np.bool_]
 Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 Case = tuple[Pixels, Bools]
 """A photo [H, W, 3] and the mask [H, W] of what is to be outlined."""
 
@@ -113,29 +115,27 @@ def parts(category: Category) -> Iterator[Case]:
 
 def ious(refiner: SamRefiner, asked: SamSettings, pixels: Pixels, part: Bools) -> tuple[float, float, float]:
     """IoU of SAM's mask within the box, of the filled box, and of GrabCut's mask."""
-    rows, columns = np.nonzero(part)
-    x0, x1, y0, y1 = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
+    edges = bounds(part)
+    assert edges is not None
+    x0, y0, x1, y1 = edges
     box = np.zeros(part.shape, bool)
     box[y0:y1, x0:x1] = True
-    found = by_sam(refiner, asked, pixels, box) & box, box, by_grabcut(pixels, box)
+    found = by_sam(refiner, asked, pixels, edges, box) & box, box, by_grabcut(pixels, edges, box)
     sam, filled, grabcut = (iou(mask, part) for mask in found)
     return sam, filled, grabcut
 
 
-def by_sam(refiner: SamRefiner, asked: SamSettings, pixels: Pixels, box: Bools) -> Bools:
-    rows, columns = np.nonzero(box)
-    edges = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
-    inside = box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    centre = np.array([[(edges[0] + edges[2]) / 2, (edges[1] + edges[3]) / 2]], np.float32)
+def by_sam(refiner: SamRefiner, asked: SamSettings, pixels: Pixels, edges: Box, box: Bools) -> Bools:
+    x0, y0, x1, y1 = edges
     prompt = RegionPrompt(
-        box_xyxy=edges,
-        positives=centre,
+        box_xyxy=(float(x0), float(y0), float(x1), float(y1)),
+        positives=np.array([[(x0 + x1) / 2, (y0 + y1) / 2]], np.float32),
         negatives=np.zeros((0, 2), np.float32),
         area_px=int(box.sum()),
         peak=1.0,
         base=0.5,
-        component=inside,
-        offset=(int(edges[0]), int(edges[1])),
+        component=box[y0:y1, x0:x1],
+        offset=(x0, y0),
     )
     (mask,) = refiner.refine(pixels, (prompt,), box.astype(np.float32), asked)
     whole = np.zeros(box.shape, bool)
@@ -144,14 +144,14 @@ def by_sam(refiner: SamRefiner, asked: SamSettings, pixels: Pixels, box: Bools) 
     return whole
 
 
-def by_grabcut(pixels: Pixels, box: Bools) -> Bools:
+def by_grabcut(pixels: Pixels, edges: Box, box: Bools) -> Bools:
     """OpenCV's GrabCut, five rounds from the box, on a crop three times as large as the box."""
-    rows, columns = np.nonzero(box)
-    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
-    top, left = max(0, rows.min() - height - 8), max(0, columns.min() - width - 8)
-    bottom, right = rows.max() + height + 9, columns.max() + width + 9
+    x0, y0, x1, y1 = edges
+    height, width = y1 - y0, x1 - x0
+    top, left = max(0, y0 - height - 8), max(0, x0 - width - 8)
+    bottom, right = y1 + height + 8, x1 + width + 8
     crop = np.ascontiguousarray(pixels[top:bottom, left:right, ::-1])
-    rectangle = (int(columns.min() - left), int(rows.min() - top), int(width), int(height))
+    rectangle = (x0 - left, y0 - top, width, height)
     if crop.shape[:2] == (height, width):
         return box  # there is nothing around it to tell it from
     labels = np.zeros(crop.shape[:2], np.uint8)
